@@ -1,0 +1,69 @@
+package skein
+
+import "time"
+
+// An EventType is what happened.
+type EventType string
+
+// The events of a run, in the order in which a tenant meets them.
+const (
+	TenantStarted    EventType = "tenant_started"
+	MigrationStarted EventType = "migration_started"
+	MigrationEnded   EventType = "migration_ended"
+	TenantEnded      EventType = "tenant_ended"
+)
+
+// An Event is one thing that happened in a run. Whoever shows or keeps what a
+// run does learns it from these and from nothing else.
+type Event struct {
+	Type   EventType
+	Time   time.Time
+	Tenant Tenant
+
+	// Of MigrationStarted and MigrationEnded:
+	Migration *Migration
+	Direction Direction
+	Duration  time.Duration
+	Err       error
+
+	// Result is what came of the tenant, in TenantEnded.
+	Result *Result
+}
+
+// A Listener receives events. A fleet calls it from one goroutine at a time,
+// and waits for it.
+type Listener func(Event)
+
+// A Result is what came of one tenant.
+type Result struct {
+	Tenant Tenant
+	// Standing is how the tenant stood when its history was first read. Its
+	// State is StateUnreachable if it could not be.
+	Standing Standing
+	History  History
+	// Plan is what was, or would be, done.
+	Plan Plan
+	// Done are the steps that were carried out, in order.
+	Done []DoneStep
+	// Err is why the plan could not be made or carried out whole.
+	Err      error
+	Duration time.Duration
+}
+
+// A DoneStep is a migration that was applied, reverted or recorded.
+type DoneStep struct {
+	Migration *Migration
+	Direction Direction
+	Duration  time.Duration
+}
+
+// A Summary is what came of a run over many tenants.
+type Summary struct {
+	Tenants  int // that were begun
+	Changed  int // that had something done, failed or not
+	Failed   int
+	Steps    int // migrations applied, reverted or recorded
+	Duration time.Duration
+	// Interrupted says that the run was asked to stop before its end.
+	Interrupted bool
+}

@@ -1,0 +1,320 @@
+// Package config reads Skein's settings: skein.yaml, the environment and an
+// .env file beside it. Flags are the command line's and are laid over what this
+// package returns.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/joho/godotenv"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/secret"
+)
+
+// FileName is the settings file that is read when none is named.
+const FileName = "skein.yaml"
+
+// DefaultCentralURL is the central database where no other is named.
+const DefaultCentralURL = "sqlite:.skein/central.db"
+
+// A Config is all settings, with defaults filled in. Relative paths in it are
+// relative to Dir.
+type Config struct {
+	// Path is the file that was read, empty if there was none.
+	Path string
+	// Dir is the folder of the file, or the working directory.
+	Dir string
+
+	Central    Central
+	Encryption Encryption
+	Migrations Migrations
+	Servers    map[string]Server
+	Limits     Limits
+}
+
+// Central says where the tenants are listed.
+type Central struct {
+	URL       secret.Secret
+	RecordURL secret.Secret // zero: URL
+	Tenants   *Mapping      // nil: Skein's own table
+}
+
+// A Mapping describes a table of tenants that exists already.
+type Mapping struct {
+	Table   string            `yaml:"table"`
+	Columns map[string]string `yaml:"columns"`
+	Labels  map[string]string `yaml:"labels"`
+	Engine  string            `yaml:"engine"`
+	Host    string            `yaml:"host"`
+	Port    int               `yaml:"port"`
+	Schema  string            `yaml:"schema"`
+	User    string            `yaml:"user"`
+	Active  []string          `yaml:"active"`
+	// Line is where the mapping begins in the file.
+	Line int `yaml:"-"`
+}
+
+// Encryption says how tenants' passwords are kept.
+type Encryption struct {
+	Key, PreviousKey   secret.Secret
+	Format, Derivation string
+	Write              string
+}
+
+// Migrations says where the migrations are and what is let pass.
+type Migrations struct {
+	Dirs   []string
+	Table  string // Knex's
+	Policy skein.Policy
+}
+
+// A Server is a database server that holds tenants.
+type Server struct {
+	URL      secret.Secret
+	Target   skein.Target // what URL means
+	Parallel int          // 0: Limits.PerServer
+}
+
+// Limits bound the work.
+type Limits struct {
+	Parallel         int
+	PerServer        int
+	LockWait         time.Duration
+	LockTimeout      time.Duration
+	StatementTimeout time.Duration
+	ConnectTimeout   time.Duration
+}
+
+// file is skein.yaml.
+type file struct {
+	Central struct {
+		URL       string   `yaml:"url"`
+		RecordURL string   `yaml:"record_url"`
+		Tenants   *Mapping `yaml:"tenants"`
+	} `yaml:"central"`
+	Encryption struct {
+		Key         string `yaml:"key"`
+		PreviousKey string `yaml:"previous_key"`
+		Format      string `yaml:"format"`
+		Derivation  string `yaml:"derivation"`
+		Write       string `yaml:"write"`
+	} `yaml:"encryption"`
+	Migrations struct {
+		Dir        stringList `yaml:"dir"`
+		Table      string     `yaml:"table"`
+		Edited     string     `yaml:"edited"`
+		Missing    string     `yaml:"missing"`
+		OutOfOrder string     `yaml:"out_of_order"`
+	} `yaml:"migrations"`
+	Servers map[string]struct {
+		URL      string `yaml:"url"`
+		Parallel int    `yaml:"parallel"`
+	} `yaml:"servers"`
+	Limits struct {
+		Parallel         int       `yaml:"parallel"`
+		PerServer        int       `yaml:"per_server"`
+		LockWait         *duration `yaml:"lock_wait"`
+		LockTimeout      *duration `yaml:"lock_timeout"`
+		StatementTimeout *duration `yaml:"statement_timeout"`
+		ConnectTimeout   *duration `yaml:"connect_timeout"`
+	} `yaml:"limits"`
+}
+
+// An Environment looks up a variable, as os.LookupEnv does.
+type Environment func(name string) (string, bool)
+
+// Load reads the settings. path names the file; empty means SKEIN_CONFIG or, if
+// that is not set either, skein.yaml in the working directory, which need not
+// exist. A variable in the environment goes before the same one in an .env file
+// beside the settings file.
+func Load(path string, environ Environment) (*Config, error) {
+	if path == "" {
+		path, _ = environ("SKEIN_CONFIG")
+	}
+	named := path != ""
+	if !named {
+		path = FileName
+	}
+	c := &Config{Path: path, Dir: filepath.Dir(path)}
+	env, err := withDotEnv(filepath.Join(c.Dir, ".env"), environ)
+	if err != nil {
+		return nil, err
+	}
+
+	var f file
+	var lines lines
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !named:
+		c.Path = ""
+	case err != nil:
+		return nil, fmt.Errorf("read the settings: %w", err)
+	default:
+		if lines, err = parse(path, data, env, &f); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.fill(f, lines, env); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// withDotEnv adds a file of variables to the environment, if it exists.
+func withDotEnv(path string, environ Environment) (Environment, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return environ, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the environment file: %w", err)
+	}
+	vars, err := godotenv.UnmarshalBytes(data)
+	if err != nil {
+		// The parser's message quotes the line, which may hold a password.
+		return nil, fmt.Errorf("%s: a line is not of the form NAME=value", path)
+	}
+	return func(name string) (string, bool) {
+		if v, ok := environ(name); ok {
+			return v, true
+		}
+		v, ok := vars[name]
+		return v, ok
+	}, nil
+}
+
+// fill lays the environment over the file and the file over the defaults.
+func (c *Config) fill(f file, at lines, env Environment) error {
+	text := func(name, value, fallback string) string {
+		if v, ok := env(name); ok && v != "" {
+			return v
+		}
+		if value != "" {
+			return value
+		}
+		return fallback
+	}
+	var errs []error
+	number := func(name, key string, value, fallback int) int {
+		if v, ok := env(name); ok && v != "" {
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 1 {
+				errs = append(errs, fmt.Errorf("%s=%q is not a number from 1 up", name, v))
+			}
+			return n
+		}
+		switch {
+		case value < 0, value == 0 && at.has(key):
+			errs = append(errs, at.errorf(key, "%d is not a number from 1 up", value))
+		case value > 0:
+			return value
+		}
+		return fallback
+	}
+	period := func(name string, value *duration, fallback time.Duration) time.Duration {
+		if v, ok := env(name); ok && v != "" {
+			d, err := parseDuration(v)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s=%q %w", name, v, err))
+			}
+			return d
+		}
+		if value != nil {
+			return time.Duration(*value)
+		}
+		return fallback
+	}
+	choice := func(name, key, value string, choices ...string) string {
+		v := text(name, value, choices[0])
+		for _, c := range choices {
+			if v == c {
+				return v
+			}
+		}
+		errs = append(errs, at.errorf(key, "%q is not one of %v", v, choices))
+		return v
+	}
+
+	c.Central.URL = secret.New(text("SKEIN_CENTRAL_URL", f.Central.URL, DefaultCentralURL))
+	c.Central.RecordURL = secret.New(text("SKEIN_RECORD_URL", f.Central.RecordURL, ""))
+	if c.Central.Tenants = f.Central.Tenants; c.Central.Tenants != nil {
+		c.Central.Tenants.Line = at["central.tenants"].line
+	}
+
+	c.Encryption = Encryption{
+		Key:         secret.New(text("DB_ENCRYPTION_KEY", f.Encryption.Key, "")),
+		PreviousKey: secret.New(text("DB_ENCRYPTION_KEY_PREVIOUS", f.Encryption.PreviousKey, "")),
+		Format:      f.Encryption.Format,
+		Derivation:  f.Encryption.Derivation,
+		Write:       f.Encryption.Write,
+	}
+	// A key that the file names goes before the environment's of another name.
+	if f.Encryption.Key != "" {
+		c.Encryption.Key = secret.New(f.Encryption.Key)
+	}
+	if f.Encryption.PreviousKey != "" {
+		c.Encryption.PreviousKey = secret.New(f.Encryption.PreviousKey)
+	}
+
+	if v, ok := env("SKEIN_MIGRATIONS_DIR"); ok && v != "" {
+		c.Migrations.Dirs = filepath.SplitList(v)
+	} else if c.Migrations.Dirs = f.Migrations.Dir; len(c.Migrations.Dirs) == 0 {
+		c.Migrations.Dirs = []string{filepath.FromSlash("migrations/tenant")}
+	}
+	c.Migrations.Table = text("SKEIN_MIGRATIONS_TABLE", f.Migrations.Table, skein.DefaultKnexTable)
+	c.Migrations.Policy.Edited = skein.EditedPolicy(choice("SKEIN_EDITED", "migrations.edited", f.Migrations.Edited, "error", "warn", "ignore"))
+	c.Migrations.Policy.AllowMissing = choice("SKEIN_MISSING", "migrations.missing", f.Migrations.Missing, "error", "allow") == "allow"
+	c.Migrations.Policy.AllowOutOfOrder = choice("SKEIN_OUT_OF_ORDER", "migrations.out_of_order", f.Migrations.OutOfOrder, "error", "allow") == "allow"
+
+	c.Servers = make(map[string]Server, len(f.Servers))
+	for name, s := range f.Servers {
+		key := "servers." + name
+		if s.Parallel < 0 || s.Parallel == 0 && at.has(key+".parallel") {
+			errs = append(errs, at.errorf(key+".parallel", "%d is not a number from 1 up", s.Parallel))
+		}
+		if s.URL == "" {
+			errs = append(errs, at.errorf(key, "a server needs its url"))
+			continue
+		}
+		target, err := skein.ParseTarget(s.URL)
+		if err != nil {
+			errs = append(errs, at.errorf(key+".url", "%v", err))
+			continue
+		}
+		c.Servers[name] = Server{URL: secret.New(s.URL), Target: target, Parallel: s.Parallel}
+	}
+
+	c.Limits = Limits{
+		Parallel:         number("SKEIN_PARALLEL", "limits.parallel", f.Limits.Parallel, 16),
+		PerServer:        number("SKEIN_PER_SERVER", "limits.per_server", f.Limits.PerServer, 8),
+		LockWait:         period("SKEIN_LOCK_WAIT", f.Limits.LockWait, time.Minute),
+		LockTimeout:      period("SKEIN_LOCK_TIMEOUT", f.Limits.LockTimeout, 5*time.Second),
+		StatementTimeout: period("SKEIN_STATEMENT_TIMEOUT", f.Limits.StatementTimeout, 0),
+		ConnectTimeout:   period("SKEIN_CONNECT_TIMEOUT", f.Limits.ConnectTimeout, 10*time.Second),
+	}
+	return errors.Join(errs...)
+}
+
+// Resolve is a path of the settings as this process can open it.
+func (c *Config) Resolve(path string) string {
+	if filepath.IsAbs(path) || c.Dir == "." {
+		return path
+	}
+	return filepath.Join(c.Dir, path)
+}
+
+// MigrationDirs are the folders of migrations as this process can open them.
+func (c *Config) MigrationDirs() []string {
+	dirs := make([]string, len(c.Migrations.Dirs))
+	for i, d := range c.Migrations.Dirs {
+		dirs[i] = c.Resolve(d)
+	}
+	return dirs
+}
