@@ -77,10 +77,13 @@ func kill(ctx context.Context, s session, column, value string) error {
 		return err
 	}
 	for _, row := range rows {
-		const noSuchThread = 1094 // it ended by itself in the meantime
+		const noSuchThread = 1094
 		var e *mysql.MySQLError
 		err := s.exec(ctx, "KILL "+row[0])
-		if err != nil && !(errors.As(err, &e) && e.Number == noSuchThread) {
+		if errors.As(err, &e) && e.Number == noSuchThread {
+			continue // it ended by itself in the meantime
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,40 @@
+# `make` or `make help` lists the targets.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+version := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+golangci := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/skein
+	@go build -trimpath -ldflags '-X main.version=$(version)' -o bin/skein ./cmd/skein
+
+.PHONY: demo
+demo: build ## See Skein at work on databases of its own
+	@scripts/demo
+
+.PHONY: test
+test: ## Run all tests, on private PostgreSQL and MariaDB servers
+	@scripts/install-test-deps
+	@scripts/servers run go test -race ./...
+
+.PHONY: lint
+lint: ## Check the code with golangci-lint (the first run builds it)
+	@$(golangci) run
+
+.PHONY: format
+format: ## Format the code as lint wants it
+	@$(golangci) fmt
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME, 10s by default
+	@scripts/fuzz
+
+.PHONY: clean
+clean: ## Remove what the other targets built
+	@rm -rf bin
