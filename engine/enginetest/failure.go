@@ -1,0 +1,284 @@
+package enginetest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/secret"
+)
+
+// slow is a migration whose second statement does not end by itself.
+func (s *suite) slow() *skein.Migration {
+	return migration("slow.sql", table("before")+";\n"+s.Slow+";\n"+table("after"), "")
+}
+
+var cancelTests = []namedTest{
+	{"Statement", func(t *testing.T, s *suite) {
+		for name, m := range map[string]*skein.Migration{"transaction": s.slow(), "no transaction": noTransaction(s.slow())} {
+			t.Run(name, func(t *testing.T) {
+				target := s.NewTarget(t)
+				e := s.engine()
+				session := s.open(t, e, target)
+				lock(t, session)
+				work := step(t, e, m, skein.Up, 1)
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(700*time.Millisecond, cancel)
+				var err error
+				within(t, 700*time.Millisecond+prompt, "a migration that was cancelled", func() {
+					_, err = session.Apply(ctx, work)
+				})
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("the error is %v", err)
+				}
+				closes(t, session)
+
+				next := s.open(t, e, target)
+				lock(t, next) // waits for less than the statement would have run
+				s.wantBegun(t, target, m)
+			})
+		}
+	}},
+
+	{"Before", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		e := s.engine()
+		within(t, prompt, "everything", func() {
+			if session, err := e.Open(cancelled(t), target); err == nil {
+				_ = session.Close()
+				t.Error("a session was opened for a context that had ended")
+			}
+			session := s.open(t, e, target)
+			if _, err := session.History(cancelled(t)); err == nil {
+				t.Error("the history was read for a context that had ended")
+			}
+			closes(t, session)
+			session = s.open(t, e, target)
+			lock(t, session)
+			m := migration("1.sql", table("one"), "")
+			if _, err := session.Apply(cancelled(t), step(t, e, m, skein.Up, 1)); !errors.Is(err, context.Canceled) {
+				t.Errorf("the error is %v", err)
+			}
+			closes(t, session)
+		})
+		if tables := s.tables(t, target); len(tables) > 0 {
+			t.Errorf("the tables %q were made", tables)
+		}
+		if records := s.records(t, target); len(records) > 0 {
+			t.Errorf("the records are %v", records)
+		}
+	}},
+}
+
+// wantBegun wants a target as it is after the slow migration was cut off: as if
+// it had never been, or as one that began and was recorded so.
+func (s *suite) wantBegun(t *testing.T, target skein.Target, m *skein.Migration) {
+	t.Helper()
+	tables, record := s.tables(t, target), s.records(t, target)[m.Name]
+	if s.Transactional && !m.Up.NoTransaction {
+		if len(tables) > 0 || record.Name != "" {
+			t.Errorf("the tables %q and the record %+v stayed", tables, record)
+		}
+		return
+	}
+	if !slices.Equal(tables, []string{"before"}) {
+		t.Errorf("the tables are %q", tables)
+	}
+	wantPartial(t, record, skein.Applying, 1, 3)
+}
+
+var errorTests = []namedTest{
+	{"Password", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		if target.Engine == skein.SQLite {
+			return // it knows none
+		}
+		for name, change := range map[string]func(*skein.Target){
+			"wrong password": func(t *skein.Target) { t.Password = secret.New("wr0ng'p@ss") },
+			"no password":    func(t *skein.Target) { t.Password = secret.Secret{} },
+			"unknown role":   func(t *skein.Target) { t.User = "skein_nobody" },
+		} {
+			wrong := target
+			change(&wrong)
+			answer := s.wantRefused(t, wrong, skein.Denied)
+			if answer != nil && answer.Code == "" {
+				t.Errorf("%s: the error has no code: %+v", name, answer)
+			}
+		}
+	}},
+
+	{"Missing", func(t *testing.T, s *suite) {
+		for kind, make := range s.Missing {
+			t.Run(kind, func(t *testing.T) {
+				s.wantRefused(t, make(t), skein.NoDatabase)
+			})
+		}
+	}},
+
+	{"Unreachable", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		if target.Engine == skein.SQLite {
+			return // there is no way to it that could be cut
+		}
+		closed, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		refusing := target
+		refusing.Host, refusing.Port = "127.0.0.1", closed.Addr().(*net.TCPAddr).Port
+		_ = closed.Close()
+		s.wantRefused(t, refusing, skein.Unreachable)
+
+		unknown := target
+		unknown.Host = "no-such-host.invalid"
+		s.wantRefused(t, unknown, skein.Unreachable)
+	}},
+
+	{"Silent", func(t *testing.T, s *suite) {
+		// A server that takes the connection and then says nothing.
+		target := s.NewTarget(t)
+		if target.Engine == skein.SQLite {
+			return
+		}
+		target.Host, target.Port = "127.0.0.1", listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+		opts := s.options()
+		opts.ConnectTimeout = 500 * time.Millisecond
+		within(t, prompt, "giving up a server that is silent", func() {
+			_, err := s.New(opts).Open(t.Context(), target)
+			wantClass(t, target, err, skein.Unreachable)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		within(t, prompt, "giving up a server that is silent", func() {
+			if _, err := s.engine().Open(ctx, target); err == nil {
+				t.Error("there is no error")
+			}
+		})
+	}},
+
+	{"HangsUp", func(t *testing.T, s *suite) {
+		// A server that takes the connection and ends it.
+		target := s.NewTarget(t)
+		if target.Engine == skein.SQLite {
+			return
+		}
+		target.Host, target.Port = "127.0.0.1", listen(t, func(net.Conn) {})
+		s.wantRefused(t, target, skein.Unreachable)
+	}},
+
+	{"Busy", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		s.applyAll(t, target, migration("1.sql", table("one"), ""))
+		opts := s.options()
+		// Whole seconds: not every database can do with less.
+		opts.LockTimeout = time.Second
+		e := s.New(opts)
+		session := s.open(t, e, target)
+		lock(t, session)
+		m := migration("2.sql", "ALTER TABLE one ADD COLUMN more integer", "")
+		release := s.LockTable(t, target, "one")
+		var err error
+		within(t, opts.LockTimeout+prompt, "waiting for a table", func() {
+			_, err = session.Apply(t.Context(), step(t, e, m, skein.Up, 2))
+		})
+		release()
+		wantClass(t, target, err, skein.Busy)
+		broken, ok := errors.AsType[*skein.StatementError](err)
+		if !ok {
+			t.Fatalf("the error is %T: %v", err, err)
+		}
+		if broken.Migration != m.Name || broken.Line != upLine {
+			t.Errorf("the error is %+v", broken)
+		}
+		if broken.Partial {
+			t.Error("a statement that did not begin is said to have stayed")
+			return
+		}
+		apply(t, e, session, m, skein.Up, 2)
+	}},
+
+	{"StatementTimeout", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		opts := s.options()
+		opts.StatementTimeout = time.Second
+		e := s.New(opts)
+		session := s.open(t, e, target)
+		lock(t, session)
+		m := migration("1.sql", table("one")+";\n"+s.Slow, "")
+		within(t, opts.StatementTimeout+prompt, "a statement that takes too long", func() {
+			_, err := session.Apply(t.Context(), step(t, e, m, skein.Up, 1))
+			wantClass(t, target, err, skein.Permanent)
+			broken, ok := errors.AsType[*skein.StatementError](err)
+			if !ok {
+				t.Fatalf("the error is %T: %v", err, err)
+			}
+			if broken.Index != 2 || broken.Line != upLine+1 || broken.Partial == s.Transactional {
+				t.Errorf("the error is %+v", broken)
+			}
+		})
+		if tables := s.tables(t, target); s.Transactional && len(tables) > 0 {
+			t.Errorf("the tables %q stayed", tables)
+		}
+		if _, err := session.History(t.Context()); err != nil {
+			t.Errorf("the session is of no use after a timeout: %v", err)
+		}
+	}},
+}
+
+// wantRefused wants a target that cannot be used to be found out when its
+// history is read, if not before.
+func (s *suite) wantRefused(t *testing.T, target skein.Target, want skein.Class) *skein.DatabaseError {
+	t.Helper()
+	session, err := s.engine().Open(t.Context(), target)
+	if err == nil {
+		defer session.Close()
+		_, err = session.History(t.Context())
+	}
+	return wantClass(t, target, err, want)
+}
+
+func wantClass(t *testing.T, target skein.Target, err error, want skein.Class) *skein.DatabaseError {
+	t.Helper()
+	answer, ok := errors.AsType[*skein.DatabaseError](err)
+	if !ok {
+		t.Errorf("the error is %T and not a DatabaseError: %v", err, err)
+		return nil
+	}
+	if answer.Class != want {
+		t.Errorf("the error is %q and not %q: %v", answer.Class, want, err)
+	}
+	if strings.TrimSpace(answer.Message) == "" {
+		t.Errorf("the error has no message: %+v", answer)
+	}
+	wantNoSecret(t, target, err)
+	return answer
+}
+
+// listen serves connections with f until the test ends, and returns the port.
+func listen(t *testing.T, f func(net.Conn)) int {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				f(conn)
+			}()
+		}
+	}()
+	return listener.Addr().(*net.TCPAddr).Port
+}
