@@ -59,11 +59,12 @@ type DoneStep struct {
 
 // A Summary is what came of a run over many tenants.
 type Summary struct {
-	Tenants  int // that were begun
-	Changed  int // that had something done, failed or not
-	Failed   int
-	Steps    int // migrations applied, reverted or recorded
-	Duration time.Duration
+	Tenants   int // that were begun
+	Changed   int // that had something done, failed or not
+	Unchanged int // that had nothing to do
+	Failed    int
+	Steps     int // migrations applied, reverted or recorded
+	Duration  time.Duration
 	// Interrupted says that the run was asked to stop before its end.
 	Interrupted bool
 }

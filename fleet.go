@@ -202,6 +202,8 @@ func (s *Summary) add(r Result) {
 		s.Interrupted = true
 	case r.Err != nil:
 		s.Failed++
+	case len(r.Done) == 0:
+		s.Unchanged++
 	}
 }
 

@@ -55,15 +55,24 @@ func (m *Migrator) Statements(section *Section) []Statement { return m.sections[
 // Inspect reads how a tenant stands and what opts would do there, and does
 // nothing. A plan that is refused is the result's Err.
 func (m *Migrator) Inspect(ctx context.Context, session Session, tenant Tenant, opts PlanOptions) Result {
-	r := Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}}
-	if r.Err = m.Parse(); r.Err != nil {
+	if err := m.Parse(); err != nil {
+		return Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Err: err}
+	}
+	r := m.Assess(ctx, session, tenant, opts.Policy)
+	if r.Err != nil {
 		return r
 	}
-	if r.History, r.Err = session.History(ctx); r.Err != nil {
-		return r
-	}
-	r.Standing = Assess(m.set, r.History, opts.Policy)
 	r.Plan, r.Err = MakePlan(m.set, r.History, opts)
+	return r
+}
+
+// Assess reads how a tenant stands, and does nothing. Its error is that of
+// reading: a tenant that needs a person is not one.
+func (m *Migrator) Assess(ctx context.Context, session Session, tenant Tenant, policy Policy) Result {
+	r := Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}}
+	if r.History, r.Err = session.History(ctx); r.Err == nil {
+		r.Standing = Assess(m.set, r.History, policy)
+	}
 	return r
 }
 

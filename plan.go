@@ -176,6 +176,14 @@ type Plan struct {
 // Names are the names of the plan's steps, in order.
 func (p Plan) Names() []string { return names(p.Steps) }
 
+// Key is equal for plans that do the same.
+func (p Plan) Key() string {
+	if len(p.Steps) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s %t %q", p.Direction, p.RecordOnly, append(p.Names(), p.Warnings...))
+}
+
 func names(migrations []*Migration) []string {
 	out := make([]string, len(migrations))
 	for i, m := range migrations {

@@ -1,0 +1,235 @@
+// Package cli is Skein's command line: a file a command, which wires the other
+// packages together and shows what they do.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/internal/ui"
+)
+
+// Exit codes are an interface: pipelines decide by them.
+const (
+	exitOK          = 0
+	exitFailed      = 1 // some tenants failed, or a check found something
+	exitUsage       = 2 // usage, configuration, key or central database
+	exitInterrupted = 130
+	exitTerminated  = 143
+)
+
+const exitCodesHelp = `Exit codes:
+  0    done, or nothing to do
+  1    some tenants failed, or a check found something
+  2    usage, settings, key or central database
+  130  interrupted (143: terminated) after what had begun was ended`
+
+// A System is what the command line is connected to.
+type System struct {
+	In        io.Reader
+	Out, Err  io.Writer
+	LookupEnv config.Environment
+	Version   string
+}
+
+// An app is one call of the command.
+type app struct {
+	System
+	term *ui.Terminal
+	args []string
+
+	configPath string
+	quiet      bool
+	verbose    bool
+	noColor    bool
+
+	// stop is closed by the first signal: what has begun ends.
+	stop   chan struct{}
+	signal os.Signal // the one that closed stop; read it after stop is closed
+}
+
+// Run carries out a command line and returns the exit code.
+func Run(args []string, system System) int {
+	a := &app{System: system, args: args, stop: make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		for sig := range signals {
+			select {
+			case <-a.stop:
+				// The second signal: the database connections end, and with
+				// them their locks.
+				cancel(errors.New("stopped by a second signal"))
+				return
+			default:
+				a.signal = sig
+				close(a.stop)
+			}
+		}
+	}()
+
+	a.setTerminal()
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	err := root.ExecuteContext(ctx)
+	return a.exitCode(err)
+}
+
+func (a *app) setTerminal() {
+	noColor, _ := a.LookupEnv("NO_COLOR")
+	kind, _ := a.LookupEnv("TERM")
+	a.term = ui.NewTerminal(a.Out, a.Err, ui.TerminalOptions{NoColor: a.noColor || noColor != "", Term: kind})
+}
+
+// interrupted says whether a signal came.
+func (a *app) interrupted() bool {
+	select {
+	case <-a.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// errFailed is returned by a command that has already told what went wrong in
+// the tenants.
+var errFailed = errors.New("some tenants failed")
+
+// errInterrupted is returned by a command that a signal ended, and that has
+// said so.
+var errInterrupted = errors.New("interrupted")
+
+func (a *app) exitCode(err error) int {
+	interrupted := exitInterrupted
+	if a.interrupted() && a.signal == syscall.SIGTERM {
+		interrupted = exitTerminated
+	}
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errInterrupted):
+		return interrupted
+	case errors.Is(err, errFailed):
+		return exitFailed
+	case errors.Is(err, context.Canceled) && a.interrupted():
+		a.errorf("interrupted")
+		return interrupted
+	}
+	a.printError(err)
+	return exitUsage
+}
+
+// printError shows an error with its hint; one that joins several is shown a
+// line each.
+func (a *app) printError(err error) {
+	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
+	for i, line := range lines {
+		if i == 20 {
+			a.errorf("and %d more", len(lines)-i)
+			break
+		}
+		a.errorf("%s", line)
+	}
+	if hint := skein.Hint(err); hint != "" {
+		fmt.Fprintf(a.Err, "  hint: %s\n", ui.Printable(hint))
+	}
+}
+
+func (a *app) errorf(format string, args ...any) {
+	fmt.Fprintf(a.Err, "%s %s\n", a.term.OnErr(ui.Red, "skein:"), ui.Printable(fmt.Sprintf(format, args...)))
+}
+
+// notef tells people something that is not a result.
+func (a *app) notef(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.Err, "%s\n", ui.Printable(fmt.Sprintf(format, args...)))
+	}
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "skein",
+		Short: "Migrate every tenant database of a multi-tenant product",
+		Long: `Skein migrates every tenant database of a multi-tenant product: a database,
+a schema or a file for each tenant, on PostgreSQL, MySQL, MariaDB and SQLite.
+
+To begin:
+  skein init                      makes skein.yaml, migrations/tenant/ and the list of tenants
+  skein tenants add acme --url postgres://acme@db1/acme
+  skein make create_contacts      makes a migration to fill in
+  skein migrate --all             migrates every active tenant
+  skein status                    shows which tenants are where
+
+` + exitCodesHelp,
+		Version:       a.Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+		PersistentPreRun: func(*cobra.Command, []string) { a.setTerminal() },
+	}
+	root.SetVersionTemplate("skein {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())
+	})
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.configPath, "config", "c", "", "settings `file` (default skein.yaml, or $SKEIN_CONFIG)")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "show results and failures only")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "show more of what is done")
+	flags.BoolVar(&a.noColor, "no-color", false, "no colours (also: NO_COLOR=1)")
+	_ = root.MarkPersistentFlagFilename("config", "yaml", "yml")
+
+	root.AddGroup(
+		&cobra.Group{ID: "work", Title: "Migrating:"},
+		&cobra.Group{ID: "look", Title: "Looking:"},
+		&cobra.Group{ID: "set", Title: "Setting up:"},
+	)
+	root.AddCommand(
+		a.migrateCommand(), a.migrateAllCommand(), a.rollbackCommand(), a.unlockCommand(), a.makeCommand(),
+		a.planCommand(), a.statusCommand(), a.doctorCommand(),
+		a.initCommand(), a.tenantsCommand(),
+	)
+	root.CompletionOptions.HiddenDefaultCmd = false
+	return root
+}
+
+// commandLine is the command as a person would type it again, with these words
+// in place of whatever chose the tenants if words is not nil.
+func commandLine(cmd *cobra.Command, args []string) string {
+	quoted := make([]string, 0, len(args)+1)
+	quoted = append(quoted, cmd.Root().Name())
+	for _, a := range args {
+		quoted = append(quoted, shellQuote(a))
+	}
+	return strings.Join(quoted, " ")
+}
+
+// shellQuote is a word as a POSIX shell reads it back.
+func shellQuote(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=@%+,", r)
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,461 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/central"
+	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/internal/ui"
+)
+
+// A migrateRun is one call of migrate or plan.
+type migrateRun struct {
+	app    *app
+	sel    selection
+	limits limits
+	policy policyFlags
+	opts   skein.PlanOptions
+	dryRun bool
+	sql    bool
+	json   bool
+}
+
+// policyFlags let pass what the settings do not.
+type policyFlags struct{ missing, outOfOrder bool }
+
+func (p *policyFlags) register(flags *pflag.FlagSet) {
+	flags.BoolVar(&p.missing, "allow-missing", false, "go on in tenants that have applied a migration whose file is gone")
+	flags.BoolVar(&p.outOfOrder, "allow-out-of-order", false, "apply pending migrations that are older than the newest applied one")
+}
+
+func (p policyFlags) policy(cfg *config.Config) skein.Policy {
+	policy := cfg.Migrations.Policy
+	policy.AllowMissing = policy.AllowMissing || p.missing
+	policy.AllowOutOfOrder = policy.AllowOutOfOrder || p.outOfOrder
+	return policy
+}
+
+func (a *app) migrateCommand() *cobra.Command {
+	run := &migrateRun{app: a}
+	cmd := &cobra.Command{
+		Use:     "migrate TENANT... | --all",
+		Aliases: []string{"migrate:tenant"},
+		GroupID: "work",
+		Short:   "Apply pending migrations",
+		Long: `Apply pending migrations to the tenants that are named by slug or id, or
+chosen by flags.
+
+Tenants are migrated in parallel. One that fails does not stop the others, and
+is reported at the end with the command to go on with; running the same command
+again does only what is not done yet.
+
+An interrupt (Ctrl-C) lets the migrations that have begun end and begins no
+others; a second one leaves at once.
+
+` + exitCodesHelp,
+		Example: `  skein migrate acme
+  skein migrate --all
+  skein migrate --tenants 'beta-*,@more.txt' --skip-tenants beta-7
+  skein migrate --where tier=internal --to 20240105090000
+  skein migrate --all --dry-run`,
+		ValidArgsFunction: a.slugArgs,
+		RunE:              run.run,
+	}
+	run.register(cmd)
+	cmd.Flags().BoolVar(&run.dryRun, "dry-run", false, "show the plan and change nothing (also: skein plan)")
+	cmd.Flags().StringVar(&run.opts.Baseline, "baseline", "", "record all up to this `version` as applied, without running them, in tenants without a history")
+	return cmd
+}
+
+// migrateAllCommand is the name that many teams' scripts have for migrate --all.
+func (a *app) migrateAllCommand() *cobra.Command {
+	run := &migrateRun{app: a, sel: selection{}}
+	cmd := &cobra.Command{
+		Use:    "migrate:all-tenants",
+		Hidden: true,
+		Short:  "The same as migrate --all",
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run.sel.all = len(run.sel.only) == 0
+			return run.run(cmd, args)
+		},
+	}
+	run.register(cmd)
+	cmd.Flags().BoolVar(&run.dryRun, "dry-run", false, "show the plan and change nothing (also: skein plan)")
+	return cmd
+}
+
+func (a *app) planCommand() *cobra.Command {
+	run := &migrateRun{app: a, dryRun: true}
+	cmd := &cobra.Command{
+		Use:     "plan TENANT... | --all",
+		GroupID: "look",
+		Short:   "Show what migrate would do",
+		Long: `Show what migrate would do, and change nothing. Tenants with the same plan are
+shown as one group. A plan that would be refused is shown with its reason.
+
+` + exitCodesHelp,
+		Example: `  skein plan --all
+  skein plan acme --sql`,
+		ValidArgsFunction: a.slugArgs,
+		RunE:              run.run,
+	}
+	run.register(cmd)
+	return cmd
+}
+
+func (m *migrateRun) register(cmd *cobra.Command) {
+	m.sel.register(cmd, m.app)
+	flags := cmd.Flags()
+	flags.StringVar(&m.opts.To, "to", "", "apply up to and with this `version`, or name of a migration")
+	flags.IntVar(&m.opts.Steps, "steps", 0, "apply at most `N` migrations in each tenant")
+	flags.BoolVar(&m.sql, "sql", false, "show the SQL that would be sent, and change nothing")
+	flags.BoolVar(&m.json, "json", false, "one JSON object a line on standard output")
+	m.policy.register(flags)
+	m.limits.register(flags)
+	flags.SortFlags = false
+}
+
+func (m *migrateRun) run(cmd *cobra.Command, words []string) error {
+	ctx := cmd.Context()
+	if err := m.check(cmd); err != nil {
+		return err
+	}
+	filter, err := m.sel.filter(m.app, words)
+	if err != nil {
+		return err
+	}
+	w, err := m.app.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	if err := m.limits.apply(&w.cfg.Limits); err != nil {
+		return err
+	}
+	set, err := w.migrations()
+	if err != nil {
+		return err
+	}
+	m.opts.Policy = m.policy.policy(w.cfg)
+	for flag, word := range map[string]string{"--to": m.opts.To, "--baseline": m.opts.Baseline} {
+		if word == "" {
+			continue
+		}
+		if _, _, err := set.Resolve(word); err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	if m.dryRun || m.sql {
+		return m.app.dryRun(ctx, w, set, filter, m.opts, m.sql, m.json)
+	}
+	return m.app.carryOut(ctx, cmd, w, set, filter, m.opts, m.json, words)
+}
+
+func (m *migrateRun) check(cmd *cobra.Command) error {
+	if cmd.Flags().Changed("steps") && m.opts.Steps < 1 {
+		return fmt.Errorf("--steps %d is not a number from 1 up", m.opts.Steps)
+	}
+	if m.opts.Baseline != "" && (m.opts.To != "" || m.opts.Steps > 0) {
+		return errors.New("--baseline says by itself how far: leave --to and --steps out")
+	}
+	return nil
+}
+
+// carryOut runs a plan in the tenants that a filter selects, and shows it.
+func (a *app) carryOut(ctx context.Context, cmd *cobra.Command, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, asJSON bool, words []string) error {
+	total, err := w.store.Count(ctx, filter)
+	if err != nil {
+		return err
+	}
+	var report reporter
+	if asJSON {
+		report = &jsonReport{app: a}
+	} else {
+		report = newTextReport(a, runVerb(opts), total)
+	}
+	fleet := w.fleet(set, report.event)
+	engines, err := w.store.Engines(ctx, filter)
+	if err != nil {
+		return err
+	}
+	if err := fleet.Parse(engines...); err != nil {
+		return err
+	}
+	sum, err := fleet.Migrate(ctx, w.tenants(ctx, filter), opts)
+	report.end(sum, func(failed []string) string { return goOnWith(cmd, words, failed, sum) })
+	if err != nil {
+		return fmt.Errorf("read the tenants: %w", err)
+	}
+	return outcome(sum)
+}
+
+func outcome(sum skein.Summary) error {
+	switch {
+	case sum.Interrupted:
+		return errInterrupted
+	case sum.Failed > 0:
+		return errFailed
+	}
+	return nil
+}
+
+func runVerb(opts skein.PlanOptions) string {
+	switch {
+	case opts.Baseline != "":
+		return "Recorded the baseline in"
+	case opts.Direction == skein.Down:
+		return "Rolled back"
+	}
+	return "Migrated"
+}
+
+// goOnWith is the command that does what a run left undone: the same command,
+// for just the tenants that failed where they are few and nothing else is left.
+func goOnWith(cmd *cobra.Command, words, failed []string, sum skein.Summary) string {
+	args := strings.Fields(cmd.CommandPath())[1:]
+	few := !sum.Interrupted && len(failed) > 0 && len(failed) <= 5
+	if few {
+		words = failed
+		// A word that could be read as a flag comes behind --.
+		if slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "-") }) {
+			words = append([]string{"--"}, words...)
+		}
+	}
+	if few && args[0] == "migrate:all-tenants" {
+		args[0] = "migrate"
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "all", "tenants", "skip-tenants", "where":
+			if few {
+				return
+			}
+		}
+		switch v := f.Value.(type) {
+		case pflag.SliceValue:
+			for _, s := range v.GetSlice() {
+				args = append(args, "--"+f.Name, s)
+			}
+		default:
+			if f.Value.Type() == "bool" && f.Value.String() == "true" {
+				args = append(args, "--"+f.Name)
+			} else {
+				args = append(args, "--"+f.Name, f.Value.String())
+			}
+		}
+	})
+	return commandLine(cmd, append(args, words...))
+}
+
+// A planGroup is the tenants with the same plan.
+type planGroup struct {
+	plan    skein.Plan
+	engine  string // of the first; with --sql it is a part of what makes a group
+	err     error
+	count   int
+	sample  []string
+	pending bool
+}
+
+// sampleSize is how many tenants of a group are named.
+const sampleSize = 3
+
+// dryRun shows what opts would do in the tenants that a filter selects.
+func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, sql, asJSON bool) error {
+	groups := make(map[string]*planGroup)
+	failed := false
+	report := newDryRunReport(a, asJSON, func(r skein.Result) {
+		key := r.Plan.Key()
+		if sql && len(r.Plan.Steps) > 0 {
+			key = r.Tenant.Target.Engine + "\n" + key
+		}
+		if r.Err != nil {
+			failed = true
+			key = "!" + r.Err.Error()
+		}
+		g := groups[key]
+		if g == nil {
+			g = &planGroup{plan: r.Plan, err: r.Err, engine: r.Tenant.Target.Engine}
+			groups[key] = g
+		}
+		g.count++
+		if len(g.sample) < sampleSize {
+			g.sample = append(g.sample, r.Tenant.Slug)
+		}
+	})
+	fleet := w.fleet(set, report.event)
+	engines, err := w.store.Engines(ctx, filter)
+	if err != nil {
+		return err
+	}
+	if err := fleet.Parse(engines...); err != nil {
+		return err
+	}
+	sum, err := fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
+	report.end(sum)
+	if err != nil {
+		return fmt.Errorf("read the tenants: %w", err)
+	}
+	if !asJSON {
+		if err := a.printPlans(groups, fleet, sum, sql); err != nil {
+			return err
+		}
+	}
+	if sum.Interrupted {
+		return errInterrupted
+	}
+	if failed {
+		return errFailed
+	}
+	return nil
+}
+
+func (a *app) printPlans(groups map[string]*planGroup, fleet *skein.Fleet, sum skein.Summary, sql bool) error {
+	sorted := make([]*planGroup, 0, len(groups))
+	for _, g := range groups {
+		slices.Sort(g.sample)
+		sorted = append(sorted, g)
+	}
+	// What would be done comes first, what cannot be done last, where it is
+	// seen.
+	rank := func(g *planGroup) int {
+		switch {
+		case g.err != nil:
+			return 2
+		case len(g.plan.Steps) == 0:
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(sorted, func(x, y *planGroup) int {
+		if d := rank(x) - rank(y); d != 0 {
+			return d
+		}
+		if d := y.count - x.count; d != 0 {
+			return d
+		}
+		return strings.Compare(x.sample[0], y.sample[0])
+	})
+	out, term := a.Out, a.term
+	for _, g := range sorted {
+		who := fmt.Sprintf("%s (%s)", term.OnOut(ui.Bold, ui.Plural(g.count, "tenant")), ui.Printable(ui.Names(g.sample, sampleSize, g.count)))
+		comment := ""
+		if sql {
+			comment = "-- "
+		}
+		switch {
+		case g.err != nil:
+			fmt.Fprintf(out, "%s%s: %s\n", comment, who, term.OnOut(ui.Red, "cannot"))
+			fmt.Fprintf(out, "%s  %s\n", comment, ui.Printable(g.err.Error()))
+			if hint := skein.Hint(g.err); hint != "" {
+				fmt.Fprintf(out, "%s  hint: %s\n", comment, ui.Printable(hint))
+			}
+		case len(g.plan.Steps) == 0:
+			fmt.Fprintf(out, "%s%s: nothing to do\n", comment, who)
+		default:
+			verb := planVerb(g.plan)
+			fmt.Fprintf(out, "%s%s: %s %s\n", comment, who, verb, ui.Plural(len(g.plan.Steps), "migration"))
+			for _, m := range g.plan.Steps {
+				if sql {
+					if err := a.printSQL(fleet, g, m); err != nil {
+						return err
+					}
+					continue
+				}
+				fmt.Fprintf(out, "  %s %s\n", verb, ui.Printable(m.Name))
+			}
+			for _, warning := range g.plan.Warnings {
+				fmt.Fprintf(out, "%s  %s %s\n", comment, term.OnOut(ui.Yellow, "warning:"), ui.Printable(warning))
+			}
+		}
+	}
+	if sum.Tenants == 0 {
+		fmt.Fprintln(out, "No tenant to work on")
+	}
+	return nil
+}
+
+func planVerb(p skein.Plan) string {
+	switch {
+	case p.RecordOnly:
+		return "record"
+	case p.Direction == skein.Down:
+		return "revert"
+	}
+	return "apply"
+}
+
+// printSQL shows what would be sent for one migration.
+func (a *app) printSQL(fleet *skein.Fleet, g *planGroup, m *skein.Migration) error {
+	section := m.Section(g.plan.Direction)
+	how := "with its record in one transaction, where the engine can"
+	switch {
+	case g.plan.RecordOnly:
+		fmt.Fprintf(a.Out, "\n-- %s: recorded, not run\n", ui.Printable(m.Name))
+		return nil
+	case section == nil:
+		fmt.Fprintf(a.Out, "\n-- %s: run by Knex; its SQL is not known before it runs\n", ui.Printable(m.Name))
+		return nil
+	case section.NoTransaction:
+		how = "statement by statement, without a transaction"
+	}
+	statements, err := fleet.Statements(g.engine, section)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, "\n-- %s %s (%s)\n", ui.Printable(m.Name), g.plan.Direction, how)
+	for _, s := range statements {
+		fmt.Fprintf(a.Out, "%s;\n", s.Text)
+	}
+	return nil
+}
+
+// A dryRunReport collects the results of a run that changes nothing.
+type dryRunReport struct {
+	collect func(skein.Result)
+	json    *jsonReport
+	text    *textReport
+}
+
+func newDryRunReport(a *app, asJSON bool, collect func(skein.Result)) *dryRunReport {
+	r := &dryRunReport{collect: collect}
+	if asJSON {
+		r.json = &jsonReport{app: a}
+	} else {
+		r.text = newTextReport(a, "", 0)
+		r.text.silent = true
+	}
+	return r
+}
+
+func (r *dryRunReport) event(e skein.Event) {
+	if e.Type == skein.TenantEnded {
+		if r.json != nil {
+			r.json.write(tenantJSON(*e.Result, true))
+		}
+		if !errors.Is(e.Result.Err, skein.ErrInterrupted) {
+			r.collect(*e.Result)
+		}
+	}
+	if r.text != nil {
+		r.text.event(e)
+	}
+}
+
+func (r *dryRunReport) end(sum skein.Summary) {
+	if r.json != nil {
+		r.json.end(sum, func([]string) string { return "" })
+	}
+	if r.text != nil && r.text.live != nil {
+		r.text.live.End()
+	}
+}

@@ -1,0 +1,346 @@
+package cli
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/ui"
+)
+
+// A reporter shows the events of a run to whoever runs it: people, or with
+// --json a program.
+type reporter interface {
+	event(skein.Event)
+	// end shows what came of the whole run. again is the command that goes on
+	// with what is not done.
+	end(sum skein.Summary, again func(failed []string) string)
+}
+
+// maxFailures bounds the failures that are kept to be told at the end. The
+// others are counted, and each was told when it happened.
+const maxFailures = 1000
+
+// failures are the tenants that failed, kept for the end of a run.
+type failures struct {
+	kept  []skein.Result
+	total int
+}
+
+func (f *failures) add(r skein.Result) {
+	f.total++
+	if len(f.kept) < maxFailures {
+		f.kept = append(f.kept, r)
+	}
+}
+
+func (f *failures) slugs() []string {
+	out := make([]string, len(f.kept))
+	for i, r := range f.kept {
+		out[i] = r.Tenant.Slug
+	}
+	slices.Sort(out)
+	return out
+}
+
+// textReport is for people.
+type textReport struct {
+	app   *app
+	total int // tenants in the run, 0 if that is not known
+	// doing and done are the verb of the run: "migrate", "migrated".
+	done   string
+	each   bool // show each migration, and tenants with nothing to do
+	silent bool // only the live line: what is found is shown at the end
+	live   *ui.Live
+
+	mu       sync.Mutex
+	start    time.Time
+	ended    int
+	ok       int
+	same     int // of ok, those with nothing to do
+	failures failures
+	running  map[string]running // by tenant id
+}
+
+type running struct {
+	slug, migration string
+	since           time.Time
+}
+
+func newTextReport(a *app, done string, total int) *textReport {
+	r := &textReport{
+		app: a, done: done, total: total, start: time.Now(),
+		each:    a.verbose || total == 1,
+		running: make(map[string]running),
+	}
+	if !a.quiet {
+		r.live = ui.NewLive(a.term, r.line)
+	}
+	return r
+}
+
+// slow is after how long a tenant is named in the live line.
+const slow = 5 * time.Second
+
+// line is the live line: how far the run is, and what takes long.
+func (r *textReport) line(width int) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	term := r.app.term
+	elapsed := time.Since(r.start)
+	var b strings.Builder
+	if r.total > 0 {
+		fmt.Fprintf(&b, "%s/%s", ui.Count(r.ended), ui.Count(r.total))
+	} else {
+		b.WriteString(ui.Count(r.ended))
+	}
+	fmt.Fprintf(&b, "  ok %s  failed %s  skipped %s", ui.Count(r.ok-r.same), ui.Count(r.failures.total), ui.Count(r.same))
+	if rate := float64(r.ended) / elapsed.Seconds(); r.ended > 0 && elapsed > time.Second {
+		fmt.Fprintf(&b, "  %.0f/s", rate)
+		if left := r.total - r.ended; left > 0 {
+			fmt.Fprintf(&b, "  %s left", ui.Took(time.Duration(float64(left)/rate*float64(time.Second))))
+		}
+	}
+	if r.app.interrupted() {
+		b.WriteString("  stopping: what has begun ends (once more leaves at once)")
+	}
+	var late []running
+	for _, w := range r.running {
+		if time.Since(w.since) > slow {
+			late = append(late, w)
+		}
+	}
+	slices.SortFunc(late, func(a, b running) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.slug, b.slug)) })
+	for i, w := range late {
+		if i == 2 {
+			fmt.Fprintf(&b, "  and %d more", len(late)-i)
+			break
+		}
+		fmt.Fprintf(&b, "  slow: %s %s", ui.Printable(w.slug), ui.Took(time.Since(w.since)))
+		if w.migration != "" {
+			b.WriteString(" in " + ui.Printable(w.migration))
+		}
+	}
+	// The text is cut before it is painted, so that no colour is cut in two.
+	return term.OnErr(ui.Cyan, ui.Fit(b.String(), width-1))
+}
+
+func (r *textReport) print(line string) {
+	if r.live != nil {
+		r.live.Print(line)
+	}
+}
+
+func (r *textReport) event(e skein.Event) {
+	r.mu.Lock()
+	line := r.note(e)
+	r.mu.Unlock()
+	if line != "" && !r.silent {
+		r.print(line)
+	}
+}
+
+// note counts an event and returns the line that stays, if there is one.
+func (r *textReport) note(e skein.Event) string {
+	term := r.app.term
+	switch e.Type {
+	case skein.TenantStarted:
+		r.running[e.Tenant.ID] = running{slug: e.Tenant.Slug, since: e.Time}
+	case skein.MigrationStarted:
+		w := r.running[e.Tenant.ID]
+		w.migration, w.since = e.Migration.Name, e.Time
+		r.running[e.Tenant.ID] = w
+	case skein.MigrationEnded:
+		if r.each && e.Err == nil {
+			return fmt.Sprintf("  %s  %s  %s  %s", ui.Printable(e.Tenant.Slug), e.Direction, ui.Printable(e.Migration.Name), term.OnErr(ui.Dim, ui.Took(e.Duration)))
+		}
+	case skein.TenantEnded:
+		delete(r.running, e.Tenant.ID)
+		r.ended++
+		res := *e.Result
+		slug := ui.Printable(e.Tenant.Slug)
+		switch {
+		case errors.Is(res.Err, skein.ErrInterrupted):
+			return fmt.Sprintf("%s %s  stopped after %s", term.OnErr(ui.Yellow, "-"), slug, ui.Plural(len(res.Done), "migration"))
+		case res.Err != nil:
+			r.failures.add(res)
+			return fmt.Sprintf("%s %s  %s", term.OnErr(ui.Red, "✗"), term.OnErr(ui.Bold, slug), ui.Printable(oneLine(res.Err)))
+		case len(res.Done) == 0:
+			r.ok++
+			r.same++
+			if r.each {
+				return fmt.Sprintf("%s %s  nothing to do", term.OnErr(ui.Dim, "="), slug)
+			}
+		default:
+			r.ok++
+			names := make([]string, len(res.Done))
+			for i, d := range res.Done {
+				names[i] = d.Migration.Name
+			}
+			line := fmt.Sprintf("%s  %s %s in %s: ", slug, ui.Plural(len(names), "migration"), pastTense(res), ui.Took(res.Duration))
+			listed := strings.Join(names, ", ")
+			if width := term.Width() - 3; term.Live() && len(names) > 2 && ui.Width(line+listed) > width {
+				listed = names[0] + " … " + names[len(names)-1]
+			}
+			return term.OnErr(ui.Green, "✓") + " " + ui.Printable(line+listed)
+		}
+		for _, w := range res.Plan.Warnings {
+			return fmt.Sprintf("%s %s  %s", term.OnErr(ui.Yellow, "!"), slug, ui.Printable(w))
+		}
+	}
+	return ""
+}
+
+func pastTense(r skein.Result) string {
+	switch {
+	case r.Plan.RecordOnly:
+		return "recorded"
+	case r.Plan.Direction == skein.Down:
+		return "reverted"
+	}
+	return "applied"
+}
+
+func (r *textReport) end(sum skein.Summary, again func([]string) string) {
+	if r.live != nil {
+		r.live.End()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	term, out := r.app.term, r.app.Out
+
+	if r.failures.total > 0 {
+		fmt.Fprintln(out)
+		r.app.printFailures(r.failures)
+	}
+	line := fmt.Sprintf("%s %s in %s", r.done, ui.Plural(sum.Changed, "tenant"), ui.Took(sum.Duration))
+	parts := []string{ui.Plural(sum.Steps, "migration")}
+	if r.same > 0 {
+		parts = append(parts, ui.Count(r.same)+" had nothing to do")
+	}
+	if sum.Failed > 0 {
+		parts = append(parts, term.OnOut(ui.Red, ui.Count(sum.Failed)+" failed"))
+	}
+	if sum.Tenants == 0 {
+		line, parts = "No tenant to work on", nil
+	}
+	if len(parts) > 0 {
+		line += ": " + strings.Join(parts, ", ")
+	}
+	style := ui.Green
+	if sum.Failed > 0 || sum.Interrupted {
+		style = ui.Bold
+	}
+	head, tail, _ := strings.Cut(line, ":")
+	fmt.Fprint(out, term.OnOut(style, head))
+	if tail != "" {
+		fmt.Fprint(out, ":"+tail)
+	}
+	fmt.Fprintln(out)
+	if sum.Interrupted {
+		left := ""
+		if n := r.total - sum.Tenants; r.total > 0 && n > 0 {
+			left = ": " + ui.Plural(n, "tenant") + " not begun"
+		}
+		fmt.Fprintf(out, "%s%s\n", term.OnOut(ui.Yellow, "Interrupted"), left)
+	}
+	if command := again(r.failures.slugs()); command != "" && (sum.Failed > 0 || sum.Interrupted) {
+		fmt.Fprintf(out, "Go on with:  %s\n", ui.Printable(command))
+	}
+}
+
+// oneLine is an error as one line of a list: what, and where.
+func oneLine(err error) string {
+	if e, ok := errors.AsType[*skein.StatementError](err); ok {
+		return e.Migration + ": " + cause(e)
+	}
+	return err.Error()
+}
+
+// cause is what the database said about a statement.
+func cause(e *skein.StatementError) string {
+	if d, ok := errors.AsType[*skein.DatabaseError](e.Err); ok {
+		return d.Error()
+	}
+	return e.Err.Error()
+}
+
+// printFailures tells each failure once, with the tenants that share it.
+func (a *app) printFailures(f failures) {
+	type group struct {
+		first skein.Result
+		slugs []string
+	}
+	var groups []*group
+	byText := make(map[string]*group)
+	for _, r := range f.kept {
+		key := r.Err.Error()
+		g := byText[key]
+		if g == nil {
+			g = &group{first: r}
+			byText[key] = g
+			groups = append(groups, g)
+		}
+		g.slugs = append(g.slugs, r.Tenant.Slug)
+	}
+	for _, g := range groups {
+		slices.Sort(g.slugs)
+		a.printFailure(ui.Names(g.slugs, 5, len(g.slugs)), g.first.Err)
+	}
+	if more := f.total - len(f.kept); more > 0 {
+		fmt.Fprintf(a.Out, "and %s more failed, told above as they did\n\n", ui.Count(more))
+	}
+}
+
+// printFailure shows an error with all that is known about it.
+func (a *app) printFailure(tenants string, err error) {
+	term, out := a.term, a.Out
+	fmt.Fprintf(out, "%s  %s\n", term.OnOut(ui.Red, "FAILED"), term.OnOut(ui.Bold, ui.Printable(tenants)))
+	if e, ok := errors.AsType[*skein.StatementError](err); ok {
+		where := e.Path
+		if e.Line > 0 {
+			where = fmt.Sprintf("%s:%d", e.Path, e.Line)
+		}
+		if e.Index > 0 {
+			where += fmt.Sprintf(" (%s, statement %d of %d)", e.Direction, e.Index, e.Total)
+		}
+		fmt.Fprintf(out, "  %s\n", ui.Printable(where))
+		for _, line := range excerpt(e.Statement, 6) {
+			fmt.Fprintf(out, "    %s\n", term.OnOut(ui.Dim, line))
+		}
+		fmt.Fprintf(out, "  %s\n", ui.Printable(cause(e)))
+		switch {
+		case e.Partial && e.Index > 0:
+			fmt.Fprintf(out, "  %s of this migration stayed, and it is recorded as partial\n", ui.Plural(e.Index-1, "statement"))
+		case e.Partial:
+			fmt.Fprintln(out, "  a part of this migration may have stayed, and it is recorded as partial")
+		default:
+			fmt.Fprintln(out, "  nothing of this migration stayed")
+		}
+	} else {
+		fmt.Fprintf(out, "  %s\n", ui.Printable(err.Error()))
+	}
+	if hint := skein.Hint(err); hint != "" {
+		fmt.Fprintf(out, "  hint: %s\n", ui.Printable(hint))
+	}
+	fmt.Fprintln(out)
+}
+
+// excerpt is the first lines of a statement, cut to a readable width.
+func excerpt(statement string, limit int) []string {
+	var out []string
+	lines := strings.Split(strings.TrimSpace(statement), "\n")
+	for i, line := range lines {
+		if i == limit {
+			out = append(out, fmt.Sprintf("... %s more", ui.Plural(len(lines)-i, "line")))
+			break
+		}
+		out = append(out, ui.Fit(ui.Printable(strings.TrimRight(line, "\r")), 100))
+	}
+	return out
+}

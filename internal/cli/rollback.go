@@ -1,0 +1,184 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/central"
+	"github.com/skeinhq/skein/internal/ui"
+)
+
+func (a *app) rollbackCommand() *cobra.Command {
+	var (
+		sel    selection
+		bounds limits
+		policy policyFlags
+		opts   = skein.PlanOptions{Direction: skein.Down}
+		yes    bool
+		dryRun bool
+		sql    bool
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:     "rollback TENANT... | --all",
+		Aliases: []string{"migrate:rollback"},
+		GroupID: "work",
+		Short:   "Revert the last batch, or more",
+		Long: `Revert migrations by their down sections: in each tenant the last batch, which
+is what the last run applied there, unless --steps, --to or --everything says
+otherwise.
+
+All plans are made before anything is reverted. If one of them needs a
+migration that has no down section, or whose file is gone, nothing is reverted
+anywhere. More than one tenant is only touched after you have said yes, at the
+prompt or by --yes.
+
+` + exitCodesHelp,
+		Example: `  skein rollback acme
+  skein rollback acme --steps 2
+  skein rollback --all --to 20240105090000 --yes`,
+		ValidArgsFunction: a.slugArgs,
+		RunE: func(cmd *cobra.Command, words []string) error {
+			ctx := cmd.Context()
+			given := 0
+			for _, name := range []string{"steps", "to", "everything"} {
+				if cmd.Flags().Changed(name) {
+					given++
+				}
+			}
+			if given > 1 {
+				return errors.New("--steps, --to and --everything contradict each other: give one of them")
+			}
+			if cmd.Flags().Changed("steps") && opts.Steps < 1 {
+				return fmt.Errorf("--steps %d is not a number from 1 up", opts.Steps)
+			}
+			filter, err := sel.filter(a, words)
+			if err != nil {
+				return err
+			}
+			w, err := a.open(ctx)
+			if err != nil {
+				return err
+			}
+			defer w.close()
+			if err := bounds.apply(&w.cfg.Limits); err != nil {
+				return err
+			}
+			set, err := w.migrations()
+			if err != nil {
+				return err
+			}
+			if opts.To != "" {
+				if _, _, err := set.Resolve(opts.To); err != nil {
+					return fmt.Errorf("--to: %w", err)
+				}
+			}
+			opts.Policy = policy.policy(w.cfg)
+			if dryRun || sql {
+				return a.dryRun(ctx, w, set, filter, opts, sql, asJSON)
+			}
+			proceed, err := a.prepareRollback(ctx, w, set, filter, opts, yes, asJSON)
+			if err != nil || !proceed {
+				return err
+			}
+			return a.carryOut(ctx, cmd, w, set, filter, opts, asJSON, words)
+		},
+	}
+	sel.register(cmd, a)
+	flags := cmd.Flags()
+	flags.IntVar(&opts.Steps, "steps", 0, "revert the last `N` migrations of each tenant")
+	flags.StringVar(&opts.To, "to", "", "revert all that came after this `version`, which stays")
+	flags.BoolVar(&opts.Everything, "everything", false, "revert all migrations")
+	flags.BoolVarP(&yes, "yes", "y", false, "do not ask before more than one tenant is touched")
+	flags.BoolVar(&dryRun, "dry-run", false, "show the plan and change nothing")
+	flags.BoolVar(&sql, "sql", false, "show the SQL that would be sent, and change nothing")
+	flags.BoolVar(&asJSON, "json", false, "one JSON object a line on standard output")
+	policy.register(flags)
+	bounds.register(flags)
+	flags.SortFlags = false
+	return cmd
+}
+
+// prepareRollback makes all plans before the first is carried out, refuses if
+// one cannot be, and asks where more than one tenant would be touched.
+func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, yes, asJSON bool) (bool, error) {
+	var refused failures
+	tenants, migrations := 0, 0
+	fleet := w.fleet(set, func(e skein.Event) {
+		if e.Type != skein.TenantEnded {
+			return
+		}
+		r := *e.Result
+		if _, ok := errors.AsType[*skein.RefusedError](r.Err); ok {
+			refused.add(r)
+		}
+		if n := len(r.Plan.Steps); n > 0 && r.Err == nil {
+			tenants++
+			migrations += n
+		}
+	})
+	engines, err := w.store.Engines(ctx, filter)
+	if err != nil {
+		return false, err
+	}
+	if err := fleet.Parse(engines...); err != nil {
+		return false, err
+	}
+	sum, err := fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
+	if err != nil {
+		return false, fmt.Errorf("read the tenants: %w", err)
+	}
+	if sum.Interrupted {
+		return false, errInterrupted
+	}
+	if refused.total > 0 {
+		if asJSON {
+			report := &jsonReport{app: a}
+			for _, r := range refused.kept {
+				report.write(tenantJSON(r, false))
+			}
+			report.end(skein.Summary{Tenants: sum.Tenants, Failed: refused.total, Duration: sum.Duration}, func([]string) string { return "" })
+			return false, errFailed
+		}
+		a.printFailures(refused)
+		fmt.Fprintf(a.Out, "Nothing was reverted: %s cannot be rolled back\n", ui.Plural(refused.total, "tenant"))
+		return false, errFailed
+	}
+	if tenants <= 1 || yes {
+		return true, nil
+	}
+	question := fmt.Sprintf("Revert %s in %s?", ui.Plural(migrations, "migration"), ui.Plural(tenants, "tenant"))
+	return a.confirm(ctx, question)
+}
+
+// confirm asks a person. Where there is none it refuses, and says how to go on.
+func (a *app) confirm(ctx context.Context, question string) (bool, error) {
+	if !ui.IsTerminal(a.In) {
+		return false, fmt.Errorf("%s There is no terminal to ask at: give --yes if that is meant", question)
+	}
+	fmt.Fprintf(a.Err, "%s [y/N] ", question)
+	answers := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(a.In).ReadString('\n')
+		answers <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case answer := <-answers:
+		if answer == "y" || answer == "yes" {
+			return true, nil
+		}
+		fmt.Fprintln(a.Out, "Nothing was changed")
+		return false, nil
+	case <-a.stop:
+		fmt.Fprintln(a.Err)
+		return false, errInterrupted
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skeinhq/skein/central"
+)
+
+// A selection is the flags that choose tenants.
+type selection struct {
+	all   bool
+	only  []string
+	skip  []string
+	where []string
+}
+
+func (s *selection) register(cmd *cobra.Command, a *app) {
+	flags := cmd.Flags()
+	flags.BoolVar(&s.all, "all", false, "all active tenants")
+	flags.StringSliceVar(&s.only, "tenants", nil, "tenants by slug or id: `a,b*,@file` (a file has one a line, - is standard input)")
+	flags.StringSliceVar(&s.skip, "skip-tenants", nil, "leave these out: `a,b*,@file`")
+	flags.StringArrayVar(&s.where, "where", nil, "active tenants with this `label=value` (several: all must hold)")
+	complete := func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return a.completeSlugs(cmd, word)
+	}
+	_ = cmd.RegisterFlagCompletionFunc("tenants", complete)
+	_ = cmd.RegisterFlagCompletionFunc("skip-tenants", complete)
+}
+
+// given says whether anything chooses tenants.
+func (s *selection) given(words []string) bool {
+	return s.all || len(words) > 0 || len(s.only) > 0 || len(s.where) > 0
+}
+
+// filter is what the words and flags select. Nothing given is an error, never
+// all tenants.
+func (s *selection) filter(a *app, words []string) (central.Filter, error) {
+	if !s.given(words) {
+		return central.Filter{}, errNoSelection
+	}
+	if s.all && (len(words) > 0 || len(s.only) > 0) {
+		return central.Filter{}, errors.New("--all and named tenants contradict each other: give one of them")
+	}
+	var f central.Filter
+	for _, w := range words {
+		if w == "" {
+			return f, errors.New("a tenant's name is empty: a variable of your script may not be set")
+		}
+	}
+	only, err := a.expandFiles("--tenants", s.only)
+	if err != nil {
+		return f, err
+	}
+	if len(s.only) > 0 && len(only) == 0 {
+		return f, errors.New("--tenants names no tenant")
+	}
+	for _, w := range only {
+		if strings.ContainsAny(w, "*?") {
+			f.Patterns = append(f.Patterns, w)
+		} else {
+			f.Words = append(f.Words, w)
+		}
+	}
+	f.Words = append(f.Words, words...)
+	if f.Skip, err = a.expandFiles("--skip-tenants", s.skip); err != nil {
+		return f, err
+	}
+	for _, w := range s.where {
+		label, value, ok := strings.Cut(w, "=")
+		if !ok || label == "" {
+			return f, fmt.Errorf("--where %q is not of the form label=value", w)
+		}
+		if f.Where == nil {
+			f.Where = make(map[string]string)
+		}
+		if old, ok := f.Where[label]; ok && old != value {
+			return f, fmt.Errorf("--where asks for two values of %s, %q and %q: no tenant has both", label, old, value)
+		}
+		f.Where[label] = value
+	}
+	return f, nil
+}
+
+// expandFiles puts the lines of @file words in their place. Empty lines and
+// those that begin with # do not count.
+func (a *app) expandFiles(flag string, words []string) ([]string, error) {
+	var out []string
+	for _, w := range words {
+		w = strings.TrimSpace(w)
+		name, isFile := strings.CutPrefix(w, "@")
+		if !isFile {
+			if w != "" {
+				out = append(out, w)
+			}
+			continue
+		}
+		var in io.Reader = a.In
+		if name != "-" {
+			f, err := os.Open(name)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", flag, err)
+			}
+			defer f.Close()
+			in = f
+		}
+		lines := bufio.NewScanner(in)
+		for lines.Scan() {
+			line := strings.TrimSpace(lines.Text())
+			if line != "" && !strings.HasPrefix(line, "#") {
+				out = append(out, line)
+			}
+		}
+		if err := lines.Err(); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", flag, w, err)
+		}
+	}
+	return out, nil
+}
+
+// maxCompletions bounds what a shell is offered.
+const maxCompletions = 200
+
+// completeSlugs offers the slugs that begin with a word.
+func (a *app) completeSlugs(cmd *cobra.Command, word string) ([]string, cobra.ShellCompDirective) {
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	w, err := a.open(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer w.close()
+	var slugs []string
+	for t, err := range w.store.Tenants(ctx, central.Filter{Prefix: word, Order: central.BySlug, AnyStatus: true}) {
+		if err != nil || len(slugs) == maxCompletions {
+			break
+		}
+		slugs = append(slugs, t.Slug)
+	}
+	return slugs, cobra.ShellCompDirectiveNoFileComp
+}
+
+// slugArgs completes a command's arguments with slugs.
+func (a *app) slugArgs(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+	return a.completeSlugs(cmd, word)
+}

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"os/user"
+
+	"github.com/spf13/pflag"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/central"
+	"github.com/skeinhq/skein/engine/mysql"
+	"github.com/skeinhq/skein/engine/postgres"
+	"github.com/skeinhq/skein/engine/sqlite"
+	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/secret"
+	"github.com/skeinhq/skein/source"
+)
+
+// A workspace is the settings and the open central database of one command.
+type workspace struct {
+	app   *app
+	cfg   *config.Config
+	store *central.Store
+}
+
+// open reads the settings and opens the central database.
+func (a *app) open(ctx context.Context) (*workspace, error) {
+	cfg, err := config.Load(a.configPath, a.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	w := &workspace{app: a, cfg: cfg}
+	cc, err := a.centralConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if w.store, err = central.Open(ctx, cc); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *workspace) close() {
+	// Nothing is left to be written by then.
+	_ = w.store.Close()
+}
+
+// engines are all that Skein has, with the settings' limits.
+func (w *workspace) engines() []skein.Engine {
+	opts := skein.SessionOptions{
+		ConnectTimeout:   w.cfg.Limits.ConnectTimeout,
+		LockTimeout:      w.cfg.Limits.LockTimeout,
+		StatementTimeout: w.cfg.Limits.StatementTimeout,
+		KnexTable:        w.cfg.Migrations.Table,
+		By:               whoami(),
+		Tool:             "skein " + w.app.Version,
+	}
+	return []skein.Engine{postgres.New(opts), mysql.New(opts), sqlite.New(opts)}
+}
+
+// whoami is the person and machine that histories record.
+func whoami() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
+}
+
+// migrations reads and checks all migration files.
+func (w *workspace) migrations() (*skein.Set, error) {
+	return source.Load(w.cfg.MigrationDirs(), nil)
+}
+
+// limits are flags that bound a run, laid over the settings.
+type limits struct {
+	flags *pflag.FlagSet
+	config.Limits
+}
+
+func (l *limits) register(flags *pflag.FlagSet) {
+	l.flags = flags
+	flags.IntVar(&l.Parallel, "parallel", 0, "tenants worked on at once (default 16, or limits.parallel)")
+	flags.IntVar(&l.PerServer, "per-server", 0, "tenants worked on at once on one database server (default 8, or limits.per_server)")
+	flags.DurationVar(&l.LockWait, "lock-wait", 0, "how long to wait for a tenant that another process is migrating (default 1m, or limits.lock_wait)")
+}
+
+// apply lays the flags that were given over the settings.
+func (l *limits) apply(to *config.Limits) error {
+	for _, f := range []struct {
+		name  string
+		value int
+		to    *int
+	}{{"parallel", l.Parallel, &to.Parallel}, {"per-server", l.PerServer, &to.PerServer}} {
+		if !l.flags.Changed(f.name) {
+			continue
+		}
+		if f.value < 1 {
+			return fmt.Errorf("--%s %d is not a number from 1 up", f.name, f.value)
+		}
+		*f.to = f.value
+	}
+	if l.flags.Changed("lock-wait") {
+		if l.LockWait < 0 {
+			return fmt.Errorf("--lock-wait %s is less than 0", l.LockWait)
+		}
+		to.LockWait = l.LockWait
+	}
+	return nil
+}
+
+// fleet makes the fleet that a run works on.
+func (w *workspace) fleet(set *skein.Set, listen skein.Listener) *skein.Fleet {
+	servers := make(map[string]int)
+	for _, s := range w.cfg.Servers {
+		if s.Parallel > 0 {
+			servers[s.Target.Server()] = s.Parallel
+		}
+	}
+	return skein.NewFleet(w.engines(), set, &skein.FleetOptions{
+		Parallel:  w.cfg.Limits.Parallel,
+		PerServer: w.cfg.Limits.PerServer,
+		Servers:   servers,
+		LockWait:  w.cfg.Limits.LockWait,
+		Stop:      w.app.stop,
+		Listener:  listen,
+	})
+}
+
+// tenants reads the tenants that a filter selects, as this process can connect
+// to them.
+func (w *workspace) tenants(ctx context.Context, f central.Filter) iter.Seq2[skein.Tenant, error] {
+	return func(yield func(skein.Tenant, error) bool) {
+		for t, err := range w.store.Tenants(ctx, f) {
+			if err == nil {
+				t = w.local(t)
+			}
+			if !yield(t, err) {
+				return
+			}
+		}
+	}
+}
+
+// local is a tenant whose SQLite file is where this process finds it: relative
+// files are relative to the settings file.
+func (w *workspace) local(t skein.Tenant) skein.Tenant {
+	if t.Target.Engine == skein.SQLite {
+		t.Target.Database = w.cfg.Resolve(t.Target.Database)
+	}
+	return t
+}
+
+// centralConfig is what the central database needs of the settings.
+func (a *app) centralConfig(cfg *config.Config) (central.Config, error) {
+	cc := central.Config{URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL)}
+	ring, err := keyring(cfg)
+	if err != nil {
+		return cc, err
+	}
+	if ring != nil {
+		cc.Keyring = ring
+	}
+	if m := cfg.Central.Tenants; m != nil {
+		cc.Mapping = &central.Mapping{
+			Table: m.Table, Columns: m.Columns, Labels: m.Labels,
+			Engine: m.Engine, Host: m.Host, Port: m.Port, Schema: m.Schema, User: m.User, Active: m.Active,
+		}
+	}
+	return cc, nil
+}
+
+// localURL is a central address whose SQLite file is where this process finds
+// it.
+func localURL(cfg *config.Config, url secret.Secret) secret.Secret {
+	t, err := skein.ParseTarget(url.Reveal())
+	if err != nil || t.Engine != skein.SQLite {
+		return url // central says what is wrong with it
+	}
+	return secret.New("sqlite:" + cfg.Resolve(t.Database))
+}
+
+var errNoSelection = errors.New("which tenants? Name them (slug or id), or choose with --all, --tenants a,b* or --where label=value")
