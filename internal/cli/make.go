@@ -42,12 +42,12 @@ folder of migrations.dir: SQL with an up and a down section, or Knex's form with
 				return err
 			}
 			dirs := cfg.MigrationDirs()
-			form := source.FormSQL
+			form := source.SQL
 			switch {
 			case js:
-				form = source.FormJS
+				form = source.JavaScript
 			case ts:
-				form = source.FormTS
+				form = source.TypeScript
 			}
 			path, err := source.Make(dirs[len(dirs)-1], args[0], form, time.Now())
 			if err != nil {

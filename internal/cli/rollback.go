@@ -154,13 +154,14 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 		return true, nil
 	}
 	question := fmt.Sprintf("Revert %s in %s?", ui.Plural(migrations, "migration"), ui.Plural(tenants, "tenant"))
-	return a.confirm(ctx, question)
+	return a.confirm(ctx, question, "--yes")
 }
 
-// confirm asks a person. Where there is none it refuses, and says how to go on.
-func (a *app) confirm(ctx context.Context, question string) (bool, error) {
+// confirm asks a person. Where there is none it refuses, and names the flag that
+// goes on without asking.
+func (a *app) confirm(ctx context.Context, question, flag string) (bool, error) {
 	if !ui.IsTerminal(a.In) {
-		return false, fmt.Errorf("%s There is no terminal to ask at: give --yes if that is meant", question)
+		return false, fmt.Errorf("%s There is no terminal to ask at: give %s if that is meant", question, flag)
 	}
 	fmt.Fprintf(a.Err, "%s [y/N] ", question)
 	answers := make(chan string, 1)

@@ -34,7 +34,7 @@ func (a *app) open(ctx context.Context) (*workspace, error) {
 		return nil, err
 	}
 	w := &workspace{app: a, cfg: cfg}
-	cc, err := a.centralConfig(cfg)
+	cc, err := a.centralConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -160,9 +160,9 @@ func (w *workspace) local(t skein.Tenant) skein.Tenant {
 }
 
 // centralConfig is what the central database needs of the settings.
-func (a *app) centralConfig(cfg *config.Config) (central.Config, error) {
+func (a *app) centralConfig(ctx context.Context, cfg *config.Config) (central.Config, error) {
 	cc := central.Config{URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL)}
-	ring, err := keyring(cfg)
+	ring, err := keyring(ctx, cfg)
 	if err != nil {
 		return cc, err
 	}
@@ -189,3 +189,19 @@ func localURL(cfg *config.Config, url secret.Secret) secret.Secret {
 }
 
 var errNoSelection = errors.New("which tenants? Name them (slug or id), or choose with --all, --tenants a,b* or --where label=value")
+
+// session opens a session on a single tenant.
+func (w *workspace) session(ctx context.Context, t skein.Tenant) (skein.Session, error) {
+	if t.Err != nil {
+		return nil, t.Err
+	}
+	if err := t.Target.Validate(); err != nil {
+		return nil, err
+	}
+	for _, e := range w.engines() {
+		if e.Name() == t.Target.Engine {
+			return e.Open(ctx, t.Target)
+		}
+	}
+	return nil, fmt.Errorf("no engine is called %q", t.Target.Engine)
+}

@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skeinhq/skein/central"
+	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/internal/ui"
+)
+
+// settingsStub is the skein.yaml that init writes.
+const settingsStub = `# Skein's settings. Every key is optional; ${NAME} is a variable of the
+# environment or of an .env file beside this one. All keys: docs/settings.md
+
+central:
+  # The database that lists the tenants: postgres://, mysql:// or sqlite:PATH
+  url: %s
+
+migrations:
+  dir: migrations/tenant
+
+# encryption:
+#   key: ${DB_ENCRYPTION_KEY}      # what the tenants' passwords are encrypted with
+`
+
+func (a *app) initCommand() *cobra.Command {
+	var url string
+	cmd := &cobra.Command{
+		Use:     "init",
+		GroupID: "set",
+		Short:   "Make skein.yaml, the migrations folder and the list of tenants",
+		Long: `Make what is missing of: skein.yaml, migrations/tenant/ and Skein's own tables
+in the central database. What exists is kept; calling it again, or from several
+machines at once, does no harm. After an update of Skein it brings Skein's own
+tables up to date.
+
+The central database is a SQLite file, .skein/central.db, unless --central or
+SKEIN_CENTRAL_URL names another.
+
+` + exitCodesHelp,
+		Example: `  skein init
+  SKEIN_CENTRAL_URL=postgres://skein@db1/central skein init`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			path := a.configPath
+			if path == "" {
+				path = config.FileName
+			}
+			if err := a.writeSettings(path, url); err != nil {
+				return err
+			}
+			cfg, err := config.Load(a.configPath, a.LookupEnv)
+			if err != nil {
+				return err
+			}
+			for _, dir := range cfg.MigrationDirs() {
+				if err := os.MkdirAll(dir, 0o777); err != nil {
+					return fmt.Errorf("make the folder of migrations: %w", err)
+				}
+				a.notef("%s  migrations", dir)
+			}
+			cc, err := a.centralConfig(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			where, err := central.Init(ctx, cc)
+			if err != nil {
+				return err
+			}
+			a.notef("%s  tenants", where)
+			if cfg.Central.Tenants != nil {
+				a.notef("The tenants are read from the table %s, which Skein does not change.", cfg.Central.Tenants.Table)
+			}
+			fmt.Fprintln(a.Out, "Ready. Add a tenant: skein tenants add SLUG --url ...; make a migration: skein make NAME")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&url, "central", "", "`sqlite:PATH` of the central database to write into a new skein.yaml (a server's address holds a password: use SKEIN_CENTRAL_URL)")
+	return cmd
+}
+
+// writeSettings makes the settings file if it does not exist.
+func (a *app) writeSettings(path, url string) error {
+	if _, err := os.Stat(path); err == nil {
+		if url != "" {
+			return fmt.Errorf("%s exists already: set central.url there, or leave --central out", path)
+		}
+		a.notef("%s  kept as it is", path)
+		return nil
+	}
+	value := config.DefaultCentralURL
+	switch _, fromEnv := a.LookupEnv("SKEIN_CENTRAL_URL"); {
+	case url != "":
+		value = url
+	case fromEnv:
+		value = "${SKEIN_CENTRAL_URL}"
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return fmt.Errorf("make the folder of the settings: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // someone else made it since
+	}
+	if err != nil {
+		return fmt.Errorf("make the settings file: %w", err)
+	}
+	_, err = fmt.Fprintf(f, settingsStub, value)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write the settings file: %w", err)
+	}
+	a.notef("%s  settings", ui.Printable(path))
+	return nil
+}

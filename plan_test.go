@@ -1,0 +1,271 @@
+package skein_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/skeinhq/skein"
+)
+
+// migrations makes a set of SQL migrations with a down section, but for names
+// that end in "!" (no down) or ".js" (Knex).
+func migrations(t *testing.T, names ...string) *skein.Set {
+	t.Helper()
+	var all []*skein.Migration
+	for _, name := range names {
+		name, noDown := strings.CutSuffix(name, "!")
+		m := &skein.Migration{Name: name, Version: strings.TrimRight(name, "abcdefghijklmnopqrstuvwxyz_."), Path: "m/" + name, Kind: skein.SQL, Checksum: "sum of " + name}
+		if strings.HasSuffix(name, ".js") {
+			m.Kind = skein.Knex
+		} else {
+			m.Up = &skein.Section{SQL: "up", Path: m.Path, Line: 2}
+			if !noDown {
+				m.Down = &skein.Section{SQL: "down", Path: m.Path, Line: 4}
+			}
+		}
+		all = append(all, m)
+	}
+	set, err := skein.NewSet(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// history makes records of "batch:name" words; one that ends in "?" is partial,
+// in "~" has the checksum of another file.
+func history(words ...string) skein.History {
+	var h skein.History
+	for _, w := range words {
+		batch, name, _ := strings.Cut(w, ":")
+		r := skein.Record{State: skein.Applied, Batch: int(batch[0] - '0')}
+		if n, ok := strings.CutSuffix(name, "?"); ok {
+			name, r.State, r.Done, r.Total = n, skein.Applying, 1, 3
+		}
+		n, edited := strings.CutSuffix(name, "~")
+		r.Name, r.Checksum = n, "sum of "+n
+		if edited {
+			r.Checksum = "another"
+		}
+		h.Records = append(h.Records, r)
+	}
+	return h
+}
+
+func TestMakePlanUp(t *testing.T) {
+	set := []string{"1_a.sql", "2_b.sql", "3_c.sql"}
+	tests := []struct {
+		name    string
+		set     []string
+		history skein.History
+		opts    skein.PlanOptions
+		want    []string
+		batch   int
+		refused skein.Reason
+		about   []string
+		warn    bool
+	}{
+		{name: "fresh", want: set, batch: 1},
+		{name: "up to date", history: history("1:1_a.sql", "1:2_b.sql", "2:3_c.sql"), batch: 3},
+		{name: "half way", history: history("1:1_a.sql"), want: []string{"2_b.sql", "3_c.sql"}, batch: 2},
+		{name: "steps", opts: skein.PlanOptions{Steps: 2}, want: []string{"1_a.sql", "2_b.sql"}, batch: 1},
+		{name: "to a version", opts: skein.PlanOptions{To: "2"}, want: []string{"1_a.sql", "2_b.sql"}, batch: 1},
+		{name: "to a name", opts: skein.PlanOptions{To: "1_a.sql"}, want: []string{"1_a.sql"}, batch: 1},
+		{name: "to what is applied", history: history("1:1_a.sql", "1:2_b.sql"), opts: skein.PlanOptions{To: "1"}, batch: 2},
+		{name: "to nothing known", opts: skein.PlanOptions{To: "9"}, refused: skein.ReasonUnknownName},
+		{name: "out of order", history: history("1:1_a.sql", "1:3_c.sql"), refused: skein.ReasonOutOfOrder, about: []string{"2_b.sql"}},
+		{name: "out of order, allowed", history: history("1:1_a.sql", "1:3_c.sql"), opts: skein.PlanOptions{Policy: skein.Policy{AllowOutOfOrder: true}}, want: []string{"2_b.sql"}, batch: 2},
+		{name: "missing", history: history("1:1_a.sql", "1:0_z.sql"), refused: skein.ReasonMissing, about: []string{"0_z.sql"}},
+		{name: "missing, allowed", history: history("1:1_a.sql", "1:0_z.sql"), opts: skein.PlanOptions{Policy: skein.Policy{AllowMissing: true}}, want: []string{"2_b.sql", "3_c.sql"}, batch: 2},
+		{name: "edited", history: history("1:1_a.sql~", "1:2_b.sql"), refused: skein.ReasonEdited, about: []string{"1_a.sql"}},
+		{name: "edited, warned of", history: history("1:1_a.sql~"), opts: skein.PlanOptions{Policy: skein.Policy{Edited: skein.EditedWarn}}, want: []string{"2_b.sql", "3_c.sql"}, batch: 2, warn: true},
+		{name: "edited, ignored", history: history("1:1_a.sql~"), opts: skein.PlanOptions{Policy: skein.Policy{Edited: skein.EditedIgnore}}, want: []string{"2_b.sql", "3_c.sql"}, batch: 2},
+		{name: "partial", history: history("1:1_a.sql", "2:2_b.sql?"), refused: skein.ReasonPartial, about: []string{"2_b.sql"}},
+		{name: "knex pending", set: []string{"1_a.sql", "2_b.js"}, refused: skein.ReasonNeedsKnex, about: []string{"2_b.js"}},
+		{name: "knex applied", set: []string{"1_a.js", "2_b.sql"}, history: history("1:1_a.js"), want: []string{"2_b.sql"}, batch: 2},
+		{name: "knex locked", history: skein.History{KnexLocked: true}, refused: skein.ReasonKnexLocked},
+		{name: "knex locked, nothing to do", history: skein.History{Records: history("1:1_a.sql", "1:2_b.sql", "1:3_c.sql").Records, KnexLocked: true}, batch: 2},
+		{name: "no files", set: []string{}, batch: 1},
+		{name: "baseline", opts: skein.PlanOptions{Baseline: "2"}, want: []string{"1_a.sql", "2_b.sql"}, batch: 1},
+		{name: "baseline with a history", history: history("1:1_a.sql"), opts: skein.PlanOptions{Baseline: "2"}, refused: skein.ReasonNotEmpty, about: []string{"1_a.sql"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			files := tt.set
+			if files == nil {
+				files = set
+			}
+			plan, err := skein.MakePlan(migrations(t, files...), tt.history, tt.opts)
+			if tt.refused != "" {
+				checkRefused(t, err, tt.refused, tt.about)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(plan.Names(), tt.want) || plan.Batch != tt.batch {
+				t.Errorf("got batch %d of %q, want batch %d of %q", plan.Batch, plan.Names(), tt.batch, tt.want)
+			}
+			if (len(plan.Warnings) > 0) != tt.warn {
+				t.Errorf("warnings are %q, want any: %t", plan.Warnings, tt.warn)
+			}
+			if plan.RecordOnly != (tt.opts.Baseline != "") {
+				t.Errorf("RecordOnly is %t", plan.RecordOnly)
+			}
+		})
+	}
+}
+
+func checkRefused(t *testing.T, err error, reason skein.Reason, about []string) {
+	t.Helper()
+	refused, ok := errors.AsType[*skein.RefusedError](err)
+	if !ok {
+		t.Fatalf("the error is %v, want one of the type RefusedError", err)
+	}
+	if refused.Reason != reason || !slices.Equal(refused.Names, about) {
+		t.Errorf("refused for %q about %q, want %q about %q", refused.Reason, refused.Names, reason, about)
+	}
+	for _, name := range about {
+		if !strings.Contains(refused.Error(), name) {
+			t.Errorf("%q does not name %s", refused, name)
+		}
+	}
+}
+
+func TestMakePlanDown(t *testing.T) {
+	set := []string{"1_a.sql", "2_b.sql", "3_c.sql", "4_d.sql"}
+	h := history("1:1_a.sql", "1:2_b.sql", "2:3_c.sql", "2:4_d.sql")
+	tests := []struct {
+		name    string
+		set     []string
+		history skein.History
+		opts    skein.PlanOptions
+		want    []string
+		refused skein.Reason
+		about   []string
+	}{
+		{name: "the last batch", history: h, want: []string{"4_d.sql", "3_c.sql"}},
+		{name: "steps", history: h, opts: skein.PlanOptions{Steps: 3}, want: []string{"4_d.sql", "3_c.sql", "2_b.sql"}},
+		{name: "steps beyond", history: h, opts: skein.PlanOptions{Steps: 9}, want: []string{"4_d.sql", "3_c.sql", "2_b.sql", "1_a.sql"}},
+		{name: "to", history: h, opts: skein.PlanOptions{To: "2"}, want: []string{"4_d.sql", "3_c.sql"}},
+		{name: "to the newest", history: h, opts: skein.PlanOptions{To: "4"}},
+		{name: "everything", history: h, opts: skein.PlanOptions{Everything: true}, want: []string{"4_d.sql", "3_c.sql", "2_b.sql", "1_a.sql"}},
+		{name: "nothing applied"},
+		{name: "an older one applied later", history: history("1:1_a.sql", "1:3_c.sql", "2:2_b.sql"), opts: skein.PlanOptions{Steps: 2}, want: []string{"2_b.sql", "3_c.sql"}},
+		{name: "no down", set: []string{"1_a.sql", "2_b.sql!"}, history: history("1:1_a.sql", "1:2_b.sql"), refused: skein.ReasonNoDown, about: []string{"2_b.sql"}},
+		{name: "no down, but below", set: []string{"1_a.sql!", "2_b.sql"}, history: history("1:1_a.sql", "2:2_b.sql"), want: []string{"2_b.sql"}},
+		{name: "no file", history: history("1:1_a.sql", "2:9_z.sql"), refused: skein.ReasonMissing, about: []string{"9_z.sql"}},
+		{name: "no file above to", history: history("1:1_a.sql", "2:9_z.sql"), opts: skein.PlanOptions{To: "1"}, refused: skein.ReasonMissing, about: []string{"9_z.sql"}},
+		{name: "no file below to", history: history("1:0_z.sql", "1:1_a.sql", "2:2_b.sql"), opts: skein.PlanOptions{To: "1"}, want: []string{"2_b.sql"}},
+		{name: "edited", history: history("1:1_a.sql", "2:2_b.sql~"), refused: skein.ReasonEdited, about: []string{"2_b.sql"}},
+		{name: "edited, but below", history: history("1:1_a.sql~", "2:2_b.sql"), want: []string{"2_b.sql"}},
+		{name: "partial", history: history("1:1_a.sql?"), refused: skein.ReasonPartial, about: []string{"1_a.sql"}},
+		{name: "knex", set: []string{"1_a.js"}, history: history("1:1_a.js"), refused: skein.ReasonNeedsKnex, about: []string{"1_a.js"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			files := tt.set
+			if files == nil {
+				files = set
+			}
+			tt.opts.Direction = skein.Down
+			plan, err := skein.MakePlan(migrations(t, files...), tt.history, tt.opts)
+			if tt.refused != "" {
+				checkRefused(t, err, tt.refused, tt.about)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(plan.Names(), tt.want) {
+				t.Errorf("got %q, want %q", plan.Names(), tt.want)
+			}
+		})
+	}
+}
+
+func TestAssessState(t *testing.T) {
+	set := []string{"08_a.sql", "9_b.sql", "10_c.sql"}
+	tests := []struct {
+		name    string
+		history skein.History
+		policy  skein.Policy
+		want    skein.State
+		newest  string
+	}{
+		{name: "empty", want: skein.StateBehind},
+		{name: "all", history: history("1:08_a.sql", "1:9_b.sql", "1:10_c.sql"), want: skein.StateUpToDate, newest: "10_c.sql"},
+		{name: "ahead", history: history("1:08_a.sql", "1:9_b.sql", "1:10_c.sql", "2:11_d.sql"), want: skein.StateAhead, newest: "10_c.sql"},
+		{name: "missing in the middle", history: history("1:08_a.sql", "1:9_a.sql", "1:9_b.sql", "1:10_c.sql"), want: skein.StateMissing, newest: "10_c.sql"},
+		{name: "missing, allowed", history: history("1:08_a.sql", "1:9_a.sql", "1:9_b.sql", "1:10_c.sql"), policy: skein.Policy{AllowMissing: true}, want: skein.StateUpToDate, newest: "10_c.sql"},
+		{name: "newer ones and pending ones", history: history("1:08_a.sql", "2:11_d.sql"), want: skein.StateMissing, newest: "08_a.sql"},
+		{name: "edited", history: history("1:08_a.sql~"), want: skein.StateEdited, newest: "08_a.sql"},
+		{name: "edited, warned of", history: history("1:08_a.sql~"), policy: skein.Policy{Edited: skein.EditedWarn}, want: skein.StateBehind, newest: "08_a.sql"},
+		{name: "partial before edited", history: history("1:08_a.sql~", "1:9_b.sql?"), want: skein.StatePartial, newest: "08_a.sql"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := skein.Assess(migrations(t, set...), tt.history, tt.policy)
+			newest := ""
+			if s.Newest != nil {
+				newest = s.Newest.Name
+			}
+			if s.State != tt.want || newest != tt.newest {
+				t.Errorf("got %q at %q, want %q at %q", s.State, newest, tt.want, tt.newest)
+			}
+		})
+	}
+}
+
+func TestMergeHistory(t *testing.T) {
+	own := []skein.Record{
+		{Name: "1_a.js", State: skein.Applied, Batch: 4, Checksum: "x", By: "ann@host"},
+		{Name: "2_b.sql", State: skein.Applied, Batch: 4},
+		{Name: "3_c.js", State: skein.Applied, Batch: 5},  // Knex has rolled it back since
+		{Name: "4_d.js", State: skein.Applying, Batch: 6}, // a worker died
+	}
+	knex := []skein.KnexRow{{ID: 1, Name: "0_z.js", Batch: 1}, {ID: 2, Name: "1_a.js", Batch: 2}}
+	var got []string
+	for _, r := range skein.MergeHistory(own, knex) {
+		word := r.Name + " " + string(r.State)
+		if r.InKnex {
+			word += " knex"
+		}
+		got = append(got, word)
+	}
+	want := []string{"0_z.js applied knex", "1_a.js applied knex", "2_b.sql applied", "4_d.js applying"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	merged := skein.MergeHistory(own, knex)
+	if r := merged[1]; r.Batch != 4 || r.Checksum != "x" || r.By != "ann@host" {
+		t.Errorf("%s lost what Skein recorded of it: %+v", r.Name, r)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	set := migrations(t, "1_a.sql", "12_b.js", "12_c.js", "13_d.sql")
+	tests := []struct{ word, want, fault string }{
+		{word: "1", want: "1_a.sql"},
+		{word: "13_d", want: "13_d.sql"},
+		{word: "12_c.js", want: "12_c.js"},
+		{word: "12", fault: `"12" could be 12_b.js or 12_c.js: give the whole name`},
+		{word: "2", fault: `no migration is called "2": the newest is 13_d.sql`},
+		{word: "", fault: `no migration is called "": the newest is 13_d.sql`},
+	}
+	for _, tt := range tests {
+		m, _, err := set.Resolve(tt.word)
+		switch {
+		case tt.fault != "":
+			if err == nil || err.Error() != tt.fault {
+				t.Errorf("Resolve(%q) has the error %v, want %s", tt.word, err, tt.fault)
+			}
+		case err != nil:
+			t.Errorf("Resolve(%q): %v", tt.word, err)
+		case m.Name != tt.want:
+			t.Errorf("Resolve(%q) = %s, want %s", tt.word, m.Name, tt.want)
+		}
+	}
+}
