@@ -86,6 +86,8 @@ type jsonReport struct {
 	err      error // the first that writing met
 }
 
+func (r *jsonReport) begin() {}
+
 func (r *jsonReport) event(e skein.Event) {
 	if e.Type != skein.TenantEnded {
 		return
@@ -96,7 +98,7 @@ func (r *jsonReport) event(e skein.Event) {
 	r.write(tenantJSON(*e.Result, false))
 }
 
-func (r *jsonReport) end(sum skein.Summary, again func([]string) string) {
+func (r *jsonReport) end(sum skein.Summary, again func([]string) string) error {
 	s := jsonSummary{
 		Event: "summary", Tenants: sum.Tenants, Changed: sum.Changed, Failed: sum.Failed,
 		Unchanged:  sum.Unchanged,
@@ -106,6 +108,7 @@ func (r *jsonReport) end(sum skein.Summary, again func([]string) string) {
 		s.GoOnWith = again(r.failures.slugs())
 	}
 	r.write(s)
+	return r.err
 }
 
 func (r *jsonReport) write(v any) {

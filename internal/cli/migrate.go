@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,7 +173,7 @@ func (m *migrateRun) check(cmd *cobra.Command) error {
 
 // carryOut runs a plan in the tenants that a filter selects, and shows it.
 func (a *app) carryOut(ctx context.Context, cmd *cobra.Command, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, asJSON bool, words []string) error {
-	total, err := w.store.Count(ctx, filter)
+	survey, err := w.store.Survey(ctx, filter)
 	if err != nil {
 		return err
 	}
@@ -180,22 +181,19 @@ func (a *app) carryOut(ctx context.Context, cmd *cobra.Command, w *workspace, se
 	if asJSON {
 		report = &jsonReport{app: a}
 	} else {
-		report = newTextReport(a, runVerb(opts), total)
+		report = newTextReport(a, runVerb(opts), survey.Tenants)
 	}
 	fleet := w.fleet(set, report.event)
-	engines, err := w.store.Engines(ctx, filter)
-	if err != nil {
+	if err := fleet.Parse(survey.Engines...); err != nil {
 		return err
 	}
-	if err := fleet.Parse(engines...); err != nil {
-		return err
-	}
+	report.begin()
 	sum, err := fleet.Migrate(ctx, w.tenants(ctx, filter), opts)
-	report.end(sum, func(failed []string) string { return goOnWith(cmd, words, failed, sum) })
+	endErr := report.end(sum, func(failed []string) string { return goOnWith(cmd, words, failed, sum) })
 	if err != nil {
 		return fmt.Errorf("read the tenants: %w", err)
 	}
-	return outcome(sum)
+	return cmp.Or(endErr, outcome(sum))
 }
 
 func outcome(sum skein.Summary) error {
@@ -293,17 +291,17 @@ func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter c
 		}
 	})
 	fleet := w.fleet(set, report.event)
-	engines, err := w.store.Engines(ctx, filter)
+	survey, err := w.store.Survey(ctx, filter)
 	if err != nil {
 		return err
 	}
-	if err := fleet.Parse(engines...); err != nil {
+	if err := fleet.Parse(survey.Engines...); err != nil {
 		return err
 	}
+	report.begin()
 	sum, err := fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
-	report.end(sum)
-	if err != nil {
-		return fmt.Errorf("read the tenants: %w", err)
+	if endErr := report.end(sum); err != nil || endErr != nil {
+		return cmp.Or(err, endErr)
 	}
 	if !asJSON {
 		if err := a.printPlans(groups, fleet, sum, sql); err != nil {
@@ -451,11 +449,18 @@ func (r *dryRunReport) event(e skein.Event) {
 	}
 }
 
-func (r *dryRunReport) end(sum skein.Summary) {
-	if r.json != nil {
-		r.json.end(sum, func([]string) string { return "" })
+func (r *dryRunReport) begin() {
+	if r.text != nil {
+		r.text.begin()
 	}
-	if r.text != nil && r.text.live != nil {
+}
+
+func (r *dryRunReport) end(sum skein.Summary) error {
+	if r.json != nil {
+		return r.json.end(sum, func([]string) string { return "" })
+	}
+	if r.text.live != nil {
 		r.text.live.End()
 	}
+	return nil
 }

@@ -16,10 +16,11 @@ import (
 // A reporter shows the events of a run to whoever runs it: people, or with
 // --json a program.
 type reporter interface {
+	begin()
 	event(skein.Event)
 	// end shows what came of the whole run. again is the command that goes on
 	// with what is not done.
-	end(sum skein.Summary, again func(failed []string) string)
+	end(sum skein.Summary, again func(failed []string) string) error
 }
 
 // maxFailures bounds the failures that are kept to be told at the end. The
@@ -74,14 +75,18 @@ type running struct {
 
 func newTextReport(a *app, done string, total int) *textReport {
 	r := &textReport{
-		app: a, done: done, total: total, start: time.Now(),
+		app: a, done: done, total: total,
 		each:    a.verbose || total == 1,
 		running: make(map[string]running),
 	}
-	if !a.quiet {
-		r.live = ui.NewLive(a.term, r.line)
-	}
 	return r
+}
+
+func (r *textReport) begin() {
+	r.start = time.Now()
+	if !r.app.quiet {
+		r.live = ui.NewLive(r.app.term, r.line)
+	}
 }
 
 // slow is after how long a tenant is named in the live line.
@@ -206,7 +211,7 @@ func pastTense(r skein.Result) string {
 	return "applied"
 }
 
-func (r *textReport) end(sum skein.Summary, again func([]string) string) {
+func (r *textReport) end(sum skein.Summary, again func([]string) string) error {
 	if r.live != nil {
 		r.live.End()
 	}
@@ -252,6 +257,7 @@ func (r *textReport) end(sum skein.Summary, again func([]string) string) {
 	if command := again(r.failures.slugs()); command != "" && (sum.Failed > 0 || sum.Interrupted) {
 		fmt.Fprintf(out, "Go on with:  %s\n", ui.Printable(command))
 	}
+	return nil
 }
 
 // oneLine is an error as one line of a list: what, and where.

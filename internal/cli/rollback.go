@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,11 +124,11 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 			migrations += n
 		}
 	})
-	engines, err := w.store.Engines(ctx, filter)
+	survey, err := w.store.Survey(ctx, filter)
 	if err != nil {
 		return false, err
 	}
-	if err := fleet.Parse(engines...); err != nil {
+	if err := fleet.Parse(survey.Engines...); err != nil {
 		return false, err
 	}
 	sum, err := fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
@@ -143,8 +144,8 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 			for _, r := range refused.kept {
 				report.write(tenantJSON(r, false))
 			}
-			report.end(skein.Summary{Tenants: sum.Tenants, Failed: refused.total, Duration: sum.Duration}, func([]string) string { return "" })
-			return false, errFailed
+			end := skein.Summary{Tenants: sum.Tenants, Unchanged: sum.Tenants - refused.total, Failed: refused.total, Duration: sum.Duration}
+			return false, cmp.Or(report.end(end, func([]string) string { return "" }), errFailed)
 		}
 		a.printFailures(refused)
 		fmt.Fprintf(a.Out, "Nothing was reverted: %s cannot be rolled back\n", ui.Plural(refused.total, "tenant"))

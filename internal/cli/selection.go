@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +24,8 @@ type selection struct {
 func (s *selection) register(cmd *cobra.Command, a *app) {
 	flags := cmd.Flags()
 	flags.BoolVar(&s.all, "all", false, "all active tenants")
-	flags.StringSliceVar(&s.only, "tenants", nil, "tenants by slug or id: `a,b*,@file` (a file has one a line, - is standard input)")
-	flags.StringSliceVar(&s.skip, "skip-tenants", nil, "leave these out: `a,b*,@file`")
+	flags.StringArrayVar(&s.only, "tenants", nil, "tenants by slug or id: `a,b*,@file` (a file has one a line, - is standard input)")
+	flags.StringArrayVar(&s.skip, "skip-tenants", nil, "leave these out: `a,b*,@file`")
 	flags.StringArrayVar(&s.where, "where", nil, "active tenants with this `label=value` (several: all must hold)")
 	complete := func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 		return a.completeSlugs(cmd, word)
@@ -49,28 +48,21 @@ func (s *selection) filter(a *app, words []string) (central.Filter, error) {
 	if s.all && (len(words) > 0 || len(s.only) > 0) {
 		return central.Filter{}, errors.New("--all and named tenants contradict each other: give one of them")
 	}
-	var f central.Filter
+	f := central.Filter{Active: true}
 	for _, w := range words {
 		if w == "" {
 			return f, errors.New("a tenant's name is empty: a variable of your script may not be set")
 		}
 	}
-	only, err := a.expandFiles("--tenants", s.only)
+	only, err := a.words("--tenants", s.only)
 	if err != nil {
 		return f, err
 	}
 	if len(s.only) > 0 && len(only) == 0 {
 		return f, errors.New("--tenants names no tenant")
 	}
-	for _, w := range only {
-		if strings.ContainsAny(w, "*?") {
-			f.Patterns = append(f.Patterns, w)
-		} else {
-			f.Words = append(f.Words, w)
-		}
-	}
-	f.Words = append(f.Words, words...)
-	if f.Skip, err = a.expandFiles("--skip-tenants", s.skip); err != nil {
+	f.Only = append(only, words...)
+	if f.Skip, err = a.words("--skip-tenants", s.skip); err != nil {
 		return f, err
 	}
 	for _, w := range s.where {
@@ -78,49 +70,32 @@ func (s *selection) filter(a *app, words []string) (central.Filter, error) {
 		if !ok || label == "" {
 			return f, fmt.Errorf("--where %q is not of the form label=value", w)
 		}
-		if f.Where == nil {
-			f.Where = make(map[string]string)
+		if f.Labels == nil {
+			f.Labels = make(map[string]string)
 		}
-		if old, ok := f.Where[label]; ok && old != value {
+		if old, ok := f.Labels[label]; ok && old != value {
 			return f, fmt.Errorf("--where asks for two values of %s, %q and %q: no tenant has both", label, old, value)
 		}
-		f.Where[label] = value
+		f.Labels[label] = value
 	}
 	return f, nil
 }
 
-// expandFiles puts the lines of @file words in their place. Empty lines and
-// those that begin with # do not count.
-func (a *app) expandFiles(flag string, words []string) ([]string, error) {
+// words splits what a flag was given, with the lines of its @files.
+func (a *app) words(flag string, given []string) ([]string, error) {
+	readFile := func(name string) ([]byte, error) {
+		if name == "-" {
+			return io.ReadAll(a.In)
+		}
+		return os.ReadFile(name)
+	}
 	var out []string
-	for _, w := range words {
-		w = strings.TrimSpace(w)
-		name, isFile := strings.CutPrefix(w, "@")
-		if !isFile {
-			if w != "" {
-				out = append(out, w)
-			}
-			continue
+	for _, text := range given {
+		words, err := central.Words(text, readFile)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
-		var in io.Reader = a.In
-		if name != "-" {
-			f, err := os.Open(name)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", flag, err)
-			}
-			defer f.Close()
-			in = f
-		}
-		lines := bufio.NewScanner(in)
-		for lines.Scan() {
-			line := strings.TrimSpace(lines.Text())
-			if line != "" && !strings.HasPrefix(line, "#") {
-				out = append(out, line)
-			}
-		}
-		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("%s %s: %w", flag, w, err)
-		}
+		out = append(out, words...)
 	}
 	return out, nil
 }
@@ -139,8 +114,12 @@ func (a *app) completeSlugs(cmd *cobra.Command, word string) ([]string, cobra.Sh
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer w.close()
+	filter := central.Filter{Order: central.BySlug}
+	if word != "" {
+		filter.Only = []string{word + "*"}
+	}
 	var slugs []string
-	for t, err := range w.store.Tenants(ctx, central.Filter{Prefix: word, Order: central.BySlug, AnyStatus: true}) {
+	for t, err := range w.store.Tenants(ctx, filter) {
 		if err != nil || len(slugs) == maxCompletions {
 			break
 		}

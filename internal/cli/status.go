@@ -135,12 +135,12 @@ func (a *app) statusOfMany(ctx context.Context, w *workspace, set *skein.Set, fi
 	report := newDryRunReport(a, asJSON, collect)
 	fleet := w.fleet(set, report.event)
 	policy := w.cfg.Migrations.Policy
+	report.begin()
 	sum, err := fleet.Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
 		return m.Assess(ctx, s, t, policy)
 	})
-	report.end(sum)
-	if err != nil {
-		return fmt.Errorf("read the tenants: %w", err)
+	if endErr := report.end(sum); err != nil || endErr != nil {
+		return cmp.Or(err, endErr)
 	}
 	if !asJSON {
 		sorted := make([]*standGroup, 0, len(groups))

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"os/user"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -170,9 +173,14 @@ func (a *app) centralConfig(ctx context.Context, cfg *config.Config) (central.Co
 		cc.Keyring = ring
 	}
 	if m := cfg.Central.Tenants; m != nil {
+		columns, err := mappedColumns(cfg.Path, m)
+		if err != nil {
+			return cc, err
+		}
 		cc.Mapping = &central.Mapping{
-			Table: m.Table, Columns: m.Columns, Labels: m.Labels,
-			Engine: m.Engine, Host: m.Host, Port: m.Port, Schema: m.Schema, User: m.User, Active: m.Active,
+			Table: m.Table, Columns: columns, Labels: m.Labels,
+			Engine: m.Engine, Host: m.Host, Port: m.Port, Database: m.Database, Schema: m.Schema, User: m.User,
+			Password: secret.New(m.Password), Options: m.Options, Active: m.Active,
 		}
 	}
 	return cc, nil
@@ -186,6 +194,25 @@ func localURL(cfg *config.Config, url secret.Secret) secret.Secret {
 		return url // central says what is wrong with it
 	}
 	return secret.New("sqlite:" + cfg.Resolve(t.Database))
+}
+
+// mappedColumns are the columns that central.tenants.columns names.
+func mappedColumns(path string, m *config.Mapping) (central.Columns, error) {
+	var c central.Columns
+	fields := map[string]*string{
+		"id": &c.ID, "slug": &c.Slug, "name": &c.Name, "status": &c.Status, "url": &c.URL,
+		"engine": &c.Engine, "host": &c.Host, "port": &c.Port, "database": &c.Database, "schema": &c.Schema,
+		"user": &c.User, "password": &c.Password, "options": &c.Options,
+	}
+	for name, column := range m.Columns {
+		to, ok := fields[name]
+		if !ok {
+			known := slices.Sorted(maps.Keys(fields))
+			return c, fmt.Errorf("%s:%d: central.tenants.columns: a tenant has no %q; it has %s", path, m.Line, name, strings.Join(known, ", "))
+		}
+		*to = column
+	}
+	return c, nil
 }
 
 var errNoSelection = errors.New("which tenants? Name them (slug or id), or choose with --all, --tenants a,b* or --where label=value")

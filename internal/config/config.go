@@ -48,15 +48,18 @@ type Central struct {
 
 // A Mapping describes a table of tenants that exists already.
 type Mapping struct {
-	Table   string            `yaml:"table"`
-	Columns map[string]string `yaml:"columns"`
-	Labels  map[string]string `yaml:"labels"`
-	Engine  string            `yaml:"engine"`
-	Host    string            `yaml:"host"`
-	Port    int               `yaml:"port"`
-	Schema  string            `yaml:"schema"`
-	User    string            `yaml:"user"`
-	Active  []string          `yaml:"active"`
+	Table    string            `yaml:"table"`
+	Columns  map[string]string `yaml:"columns"`
+	Labels   map[string]string `yaml:"labels"`
+	Engine   string            `yaml:"engine"`
+	Host     string            `yaml:"host"`
+	Port     int               `yaml:"port"`
+	Database string            `yaml:"database"`
+	Schema   string            `yaml:"schema"`
+	User     string            `yaml:"user"`
+	Password string            `yaml:"password"`
+	Options  map[string]string `yaml:"options"`
+	Active   []string          `yaml:"active"`
 	// Line is where the mapping begins in the file.
 	Line int `yaml:"-"`
 }

@@ -3,6 +3,8 @@
 package ui
 
 import (
+	"bufio"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -107,3 +109,20 @@ func Printable(s string) string {
 
 // bidi says whether a rune turns the direction of the text around it.
 func bidi(r rune) bool { return r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 }
+
+// ReadPassword reads one line. A person is asked for it, and it is not shown.
+func ReadPassword(in io.Reader, prompt io.Writer, question string) (string, error) {
+	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if _, err := io.WriteString(prompt, question); err != nil {
+			return "", err
+		}
+		data, err := term.ReadPassword(int(f.Fd()))
+		_, _ = io.WriteString(prompt, "\n")
+		return string(data), err
+	}
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return strings.TrimRight(line, "\r\n"), nil
+}
