@@ -36,8 +36,10 @@ type Migration struct {
 	// Path is the file as errors show it, relative to where Skein was started.
 	Path string
 	Kind Kind
-	// Checksum is the hexadecimal SHA-256 of the file (of both files of a
-	// pair), in which line endings and a byte order mark do not count.
+	// Checksum is the hexadecimal SHA-256 of the up section, or of a Knex
+	// migration's file. White space around it, line endings and a byte order
+	// mark do not count. Nor does the down section, which can be added or
+	// mended after the migration has run.
 	Checksum string
 	// Up and Down are the two sides of a SQL migration. Down is nil where the
 	// file has none; both are nil for a Knex migration.
