@@ -193,7 +193,8 @@ var errorTests = []namedTest{
 		if !ok {
 			t.Fatalf("the error is %T: %v", err, err)
 		}
-		if broken.Migration != m.Name || broken.Line != upLine {
+		// Where the lock is one on everything, it is no statement that waits for it.
+		if broken.Migration != m.Name || broken.Index > 0 && broken.Line != upLine {
 			t.Errorf("the error is %+v", broken)
 		}
 		if broken.Partial {
