@@ -103,6 +103,22 @@ type StepResult struct {
 	Duration time.Duration
 }
 
+// A ServerReporter is a [Session] that can tell about the server it is on.
+type ServerReporter interface {
+	Server(ctx context.Context) (ServerInfo, error)
+}
+
+// A ServerInfo is what a database server says of itself.
+type ServerInfo struct {
+	// Version is the product and its version, as "PostgreSQL 15.4".
+	Version string
+	// Connections are open of at most MaxConnections that an ordinary role may
+	// have; both 0 for an engine without a server.
+	Connections, MaxConnections int
+	// ReadOnly says that the server takes no changes: a standby, for instance.
+	ReadOnly bool
+}
+
 // A LockKeeper is a [Session] that can show and take away its tenant's locks.
 type LockKeeper interface {
 	// Holder says who has the tenant's lock, nil if nobody has.

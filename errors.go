@@ -178,10 +178,10 @@ func Hint(err error) string {
 	return ""
 }
 
-// list is at most max names as a person writes them, and how many more.
-func list(names []string, max int) string {
-	if len(names) <= max {
+// list is at most limit names as a person writes them, and how many more.
+func list(names []string, limit int) string {
+	if len(names) <= limit {
 		return strings.Join(names, ", ")
 	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:max], ", "), len(names)-max)
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:limit], ", "), len(names)-limit)
 }

@@ -130,11 +130,11 @@ func EngineName(word string) (string, bool) {
 func ParseTarget(raw string) (Target, error) {
 	scheme, rest, ok := strings.Cut(raw, ":")
 	if !ok {
-		return Target{}, fmt.Errorf("the address of a database starts with postgres://, mysql:// or sqlite:")
+		return Target{}, fmt.Errorf("the address of a database starts with postgres://, mysql:// or sqlite:PATH")
 	}
 	engine, ok := EngineName(scheme)
 	if !ok {
-		return Target{}, fmt.Errorf("no engine is called %q: an address starts with postgres://, mysql:// or sqlite:", scheme)
+		return Target{}, fmt.Errorf("no engine is called %q: an address starts with postgres://, mysql:// or sqlite:PATH", scheme)
 	}
 	if engine == SQLite {
 		path := rest

@@ -128,6 +128,8 @@ func (a *app) exitCode(err error) int {
 		return interrupted
 	case errors.Is(err, errFailed):
 		return exitFailed
+	case errors.Is(err, errUnusable):
+		return exitUsage
 	case errors.Is(err, context.Canceled) && a.interrupted():
 		a.errorf("interrupted")
 		return interrupted

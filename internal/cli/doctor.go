@@ -1,0 +1,307 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/central"
+	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/internal/ui"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	var asJSON bool
+	var bounds limits
+	cmd := &cobra.Command{
+		Use:     "doctor",
+		GroupID: "look",
+		Short:   "Check all that a run needs, and say what is wrong",
+		Long: `Check the settings, the central database, the key, the migrations, and each
+active tenant and the servers they are on: versions, connection limits against
+the parallelism asked for, and who is out of reach. Nothing is changed.
+
+` + exitCodesHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d := &doctor{app: a, json: asJSON, bounds: &bounds}
+			if err := d.examine(cmd.Context()); err != nil {
+				return err
+			}
+			switch {
+			case a.interrupted():
+				return errInterrupted
+			case d.unusable:
+				return errUnusable
+			case d.failed:
+				return errFailed
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line on standard output")
+	bounds.register(cmd.Flags())
+	return cmd
+}
+
+// errUnusable is returned by a command that has already told what is wrong with
+// the settings, the key or the central database.
+var errUnusable = errors.New("settings, key or central database cannot be used")
+
+// A doctor examines one installation, and tells each finding as it is made.
+type doctor struct {
+	app      *app
+	json     bool
+	bounds   *limits
+	failed   bool // something is wrong that a run would meet
+	unusable bool // no run is possible at all
+	writeErr error
+}
+
+// A finding's result.
+const (
+	fine    = "ok"
+	warning = "warning"
+	wrong   = "failed"
+)
+
+type jsonFinding struct {
+	Event   string `json:"event"` // "check"
+	Name    string `json:"name"`
+	Result  string `json:"result"` // ok, warning, failed
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (d *doctor) tell(name, result, message, hint string) {
+	d.failed = d.failed || result == wrong
+	if d.json {
+		d.writeErr = cmp.Or(d.writeErr, d.app.writeJSON(jsonFinding{Event: "check", Name: name, Result: result, Message: message, Hint: hint}))
+		return
+	}
+	if d.app.quiet && result == fine {
+		return
+	}
+	mark := map[string]string{
+		fine:    d.app.term.OnOut(ui.Green, "✓"),
+		warning: d.app.term.OnOut(ui.Yellow, "!"),
+		wrong:   d.app.term.OnOut(ui.Red, "✗"),
+	}[result]
+	for i, line := range strings.Split(strings.TrimRight(message, "\n"), "\n") {
+		if i > 0 {
+			mark, name = " ", ""
+		}
+		fmt.Fprintf(d.app.Out, "%s %-10s  %s\n", mark, ui.Printable(name), ui.Printable(line))
+	}
+	if hint != "" {
+		fmt.Fprintf(d.app.Out, "  %-10s  hint: %s\n", "", ui.Printable(hint))
+	}
+}
+
+func (d *doctor) broken(name string, err error) {
+	d.tell(name, wrong, err.Error(), skein.Hint(err))
+}
+
+func (d *doctor) examine(ctx context.Context) error {
+	a := d.app
+	cfg, err := config.Load(a.configPath, a.LookupEnv)
+	if err != nil {
+		d.broken("settings", err)
+		d.unusable = true
+		return d.writeErr
+	}
+	if err := d.bounds.apply(&cfg.Limits); err != nil {
+		return err
+	}
+	if cfg.Path == "" {
+		d.tell("settings", fine, "no skein.yaml here: the defaults", "")
+	} else {
+		d.tell("settings", fine, cfg.Path, "")
+	}
+	d.examineKey(ctx, cfg)
+
+	w := &workspace{app: a, cfg: cfg}
+	set, err := w.migrations()
+	switch {
+	case err != nil:
+		d.broken("migrations", err)
+	case set.Len() == 0:
+		d.tell("migrations", fine, "none yet in "+strings.Join(cfg.MigrationDirs(), ", "), "")
+	default:
+		d.tell("migrations", fine, fmt.Sprintf("%s in %s, the newest is %s", ui.Plural(set.Len(), "file"), strings.Join(cfg.MigrationDirs(), ", "), set.All()[set.Len()-1].Name), "")
+	}
+
+	cc, err := a.centralConfig(ctx, cfg)
+	if err != nil {
+		d.unusable = true // the key: told above
+		return d.writeErr
+	}
+	if w.store, err = central.Open(ctx, cc); err != nil {
+		d.broken("central", err)
+		d.unusable = true
+		return d.writeErr
+	}
+	defer w.close()
+	filter := central.Filter{Active: true}
+	survey, err := w.store.Survey(ctx, filter)
+	if err != nil {
+		d.broken("central", err)
+		d.unusable = true
+		return d.writeErr
+	}
+	d.tell("central", fine, fmt.Sprintf("%s, %s", w.store.Database(), ui.Plural(survey.Tenants, "active tenant")), "")
+	if set == nil {
+		if set, err = skein.NewSet(nil); err != nil {
+			return err
+		}
+	}
+	if err := w.fleet(set, nil).Parse(survey.Engines...); err != nil {
+		d.broken("migrations", err)
+	}
+	return cmp.Or(d.examineTenants(ctx, w, filter), d.writeErr)
+}
+
+func (d *doctor) examineKey(ctx context.Context, cfg *config.Config) {
+	ring, err := keyring(ctx, cfg)
+	switch {
+	case err != nil:
+		d.broken("key", err)
+	case ring == nil:
+		d.tell("key", fine, "none is set: tenants with a stored password cannot be used", "")
+	default:
+		d.tell("key", fine, "key id "+strings.Join(ring.KeyIDs(), ", previous "), "")
+	}
+}
+
+// A serverFinding is what the tenants of one server met.
+type serverFinding struct {
+	info    *skein.ServerInfo
+	tenants int
+	failed  int
+	reasons map[string]*reason
+	bound   int
+}
+
+type reason struct {
+	err   error
+	slugs []string
+	count int
+}
+
+// examineTenants connects to each active tenant, and asks one on each server
+// about the server.
+func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter central.Filter) error {
+	var mu sync.Mutex // of what the workers find
+	servers := make(map[string]*serverFinding)
+	at := func(server string) *serverFinding {
+		if servers[server] == nil {
+			servers[server] = &serverFinding{reasons: make(map[string]*reason)}
+		}
+		return servers[server]
+	}
+	report := newDryRunReport(d.app, false, func(r skein.Result) {
+		mu.Lock()
+		defer mu.Unlock()
+		f := at(r.Tenant.Target.Server())
+		f.tenants++
+		if r.Err == nil {
+			return
+		}
+		f.failed++
+		key := r.Err.Error()
+		if f.reasons[key] == nil {
+			f.reasons[key] = &reason{err: r.Err}
+		}
+		f.reasons[key].count++
+		if len(f.reasons[key].slugs) < sampleSize {
+			f.reasons[key].slugs = append(f.reasons[key].slugs, r.Tenant.Slug)
+		}
+	})
+	none, err := skein.NewSet(nil)
+	if err != nil {
+		return err
+	}
+	report.begin()
+	sum, err := w.fleet(none, report.event).Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
+		r := m.Assess(ctx, s, t, skein.Policy{})
+		reporter, ok := s.(skein.ServerReporter)
+		if r.Err != nil || !ok {
+			return r
+		}
+		mu.Lock()
+		f := at(t.Target.Server())
+		asked := f.info != nil
+		if !asked {
+			f.info = &skein.ServerInfo{} // so that no other worker asks too
+		}
+		mu.Unlock()
+		if asked {
+			return r
+		}
+		info, err := reporter.Server(ctx)
+		if err != nil {
+			r.Err = err
+			return r
+		}
+		mu.Lock()
+		*f.info = info
+		mu.Unlock()
+		return r
+	})
+	if endErr := report.end(sum); err != nil || endErr != nil {
+		return cmp.Or(err, endErr)
+	}
+	names := make([]string, 0, len(servers))
+	for name := range servers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		d.tellServer(w, name, servers[name])
+	}
+	return nil
+}
+
+func (d *doctor) tellServer(w *workspace, name string, f *serverFinding) {
+	bound := w.cfg.Limits.PerServer
+	for _, s := range w.cfg.Servers {
+		if s.Target.Server() == name && s.Parallel > 0 {
+			bound = s.Parallel
+		}
+	}
+	bound = min(bound, w.cfg.Limits.Parallel)
+	who := name
+	if f.info != nil && f.info.Version != "" {
+		who += ", " + f.info.Version
+	}
+	line := fmt.Sprintf("%s: %s", who, ui.Plural(f.tenants, "tenant"))
+	switch {
+	case f.failed == f.tenants:
+		d.tell("server", wrong, line+", none of them can be used", "")
+	case f.info != nil && f.info.ReadOnly:
+		d.tell("server", wrong, line+"; it takes no changes (a standby, or set to read only)", "name the primary server in the tenants' rows")
+	case f.info != nil && f.info.MaxConnections > 0 && f.info.Connections+bound > f.info.MaxConnections:
+		d.tell("server", warning, fmt.Sprintf("%s; %s of its %s connections are in use, and up to %s more are asked for", line, ui.Count(f.info.Connections), ui.Count(f.info.MaxConnections), ui.Count(bound)), "lower limits.per_server, or this server's own limit under servers")
+	case f.info != nil && f.info.MaxConnections > 0:
+		d.tell("server", fine, fmt.Sprintf("%s; %s of %s connections in use, up to %s more for a run", line, ui.Count(f.info.Connections), ui.Count(f.info.MaxConnections), ui.Count(bound)), "")
+	default:
+		d.tell("server", fine, line, "")
+	}
+	keys := make([]string, 0, len(f.reasons))
+	for key := range f.reasons {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		r := f.reasons[key]
+		slices.Sort(r.slugs)
+		d.tell("tenants", wrong, ui.Names(r.slugs, sampleSize, r.count)+": "+key, skein.Hint(r.err))
+	}
+}
