@@ -16,7 +16,7 @@ import (
 
 // slow is a migration whose second statement does not end by itself.
 func (s *suite) slow() *skein.Migration {
-	return migration("slow.sql", table("before")+";\n"+s.Slow+";\n"+table("after"), "")
+	return migration("slow.sql", table("earlier")+";\n"+s.Slow+";\n"+table("later"), "")
 }
 
 var cancelTests = []namedTest{
@@ -87,7 +87,7 @@ func (s *suite) wantBegun(t *testing.T, target skein.Target, m *skein.Migration)
 		}
 		return
 	}
-	if !slices.Equal(tables, []string{"before"}) {
+	if !slices.Equal(tables, []string{"earlier"}) {
 		t.Errorf("the tables are %q", tables)
 	}
 	wantPartial(t, record, skein.Applying, 1, 3)
