@@ -1,0 +1,100 @@
+package central
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// closest keeps the candidates that are nearest to a word, however many it is
+// shown.
+type closest struct {
+	word []rune
+	max  int // how many to keep
+	best []candidate
+	row  [3][]int
+}
+
+type candidate struct {
+	name string
+	cost int
+}
+
+func newClosest(word string, max int) *closest {
+	return &closest{word: []rune(strings.ToLower(word)), max: max}
+}
+
+// bound is how many edits may lie between a word and one that is meant.
+func (c *closest) bound() int {
+	bound := min(3, (len(c.word)+1)/3)
+	if len(c.best) == c.max {
+		bound = min(bound, c.best[len(c.best)-1].cost)
+	}
+	return bound
+}
+
+func (c *closest) show(name string) {
+	bound := c.bound()
+	lower := strings.ToLower(name)
+	cost := bound + 1
+	switch n := utf8.RuneCountInString(lower); {
+	case len(c.word) >= 3 && strings.HasPrefix(lower, string(c.word)):
+		cost = 1
+	case n-len(c.word) <= bound && len(c.word)-n <= bound:
+		cost = c.distance([]rune(lower))
+	}
+	if cost > bound || slices.ContainsFunc(c.best, func(b candidate) bool { return b.name == name }) {
+		return
+	}
+	at, _ := slices.BinarySearchFunc(c.best, candidate{name, cost}, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.name, b.name))
+	})
+	c.best = slices.Insert(c.best, at, candidate{name, cost})
+	c.best = c.best[:min(len(c.best), c.max)]
+}
+
+// distance is how many letters must be added, left out, replaced or swapped
+// with their neighbour to make the word of name (optimal string alignment).
+func (c *closest) distance(name []rune) int {
+	before, last, row := c.row[0], c.row[1], c.row[2]
+	last = last[:0]
+	for j := range len(name) + 1 {
+		last = append(last, j)
+	}
+	for i, a := range c.word {
+		row = append(row[:0], i+1)
+		for j, b := range name {
+			cost := last[j]
+			if a != b {
+				cost = 1 + min(last[j], last[j+1], row[j])
+			}
+			if i > 0 && j > 0 && a == name[j-1] && b == c.word[i-1] {
+				cost = min(cost, before[j-1]+1)
+			}
+			row = append(row, cost)
+		}
+		before, last, row = last, row, before
+	}
+	c.row = [3][]int{before, last, row}
+	return last[len(name)]
+}
+
+func (c *closest) names() []string {
+	names := make([]string, len(c.best))
+	for i, b := range c.best {
+		names[i] = b.name
+	}
+	return names
+}
+
+// nearest are at most max of the candidates that word may have been meant to
+// be, nearest first.
+func nearest(word string, candidates iter.Seq[string], max int) []string {
+	c := newClosest(word, max)
+	for name := range candidates {
+		c.show(name)
+	}
+	return c.names()
+}
