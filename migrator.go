@@ -2,6 +2,7 @@ package skein
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -80,9 +81,13 @@ func (m *Migrator) Assess(ctx context.Context, session Session, tenant Tenant, p
 // to do costs reading its history; otherwise the plan is made again under the
 // tenant's lock. It stops between two migrations when stop is closed, with
 // ErrInterrupted.
-func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, opts PlanOptions, stop <-chan struct{}, listen Listener) Result {
-	r := m.Inspect(ctx, session, tenant, opts)
-	if r.Err != nil || len(r.Plan.Steps) == 0 {
+func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, opts PlanOptions, stop <-chan struct{}, listen Listener) (r Result) {
+	r = m.Inspect(ctx, session, tenant, opts)
+	// A migration that began and did not end may be one that someone is at
+	// right now: under the lock it is known.
+	refused, _ := errors.AsType[*RefusedError](r.Err)
+	underWay := refused != nil && refused.Reason == ReasonPartial
+	if !underWay && (r.Err != nil || len(r.Plan.Steps) == 0) {
 		return r
 	}
 	history, err := session.Lock(ctx, m.lockWait)
@@ -100,6 +105,9 @@ func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, 
 		}
 	}()
 	r.History = history
+	if underWay {
+		r.Standing = Assess(m.set, history, opts.Policy)
+	}
 	if r.Plan, r.Err = MakePlan(m.set, history, opts); r.Err != nil {
 		return r
 	}
