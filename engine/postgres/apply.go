@@ -1,0 +1,285 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/engine/internal/stepwise"
+)
+
+// Apply runs one step under the lock and records it.
+func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
+	if !s.locked {
+		return skein.StepResult{}, errNotLocked
+	}
+	start := time.Now()
+	var err error
+	if section := step.Migration.Section(step.Direction); section != nil && section.NoTransaction {
+		err = stepwise.Run(ctx, step, &stepRunner{session: s, step: step, start: start})
+	} else {
+		err = s.applyInTransaction(ctx, step)
+	}
+	s.needsReset = true
+	return skein.StepResult{Duration: time.Since(start)}, err
+}
+
+// applyInTransaction sends the migration and its history row as one transaction
+// in one message. Statements are not sent one by one: the server then parses
+// them all before it runs the first, and there is one answer to wait for.
+func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error {
+	var m script
+	m.add(setup, "BEGIN")
+	s.prepare(&m)
+	s.createHistory(&m)
+	for i, statement := range step.Statements {
+		m.add(part(i), statement.Text)
+	}
+	// The record comes last, to know the duration. The migration may have changed
+	// the role and the search path by then: the one is set back, and the table
+	// named with its schema.
+	m.add(record, "RESET SESSION AUTHORIZATION", "RESET ROLE")
+	if step.Direction == skein.Down {
+		m.add(record, deleteRecord(s.table(), step.Migration.Name))
+	} else {
+		m.add(record, insertApplied(s.table(), s.engine.opts, step))
+	}
+	m.add(commit, "COMMIT")
+
+	results, err := s.transact(ctx, &m)
+	if err == nil {
+		return nil
+	}
+	answer, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok && !errors.Is(err, errRolledBack) || ok && fatal(answer) {
+		e := s.fail(ctx, err)
+		if lost, ok := errors.AsType[*skein.DatabaseError](e); ok && lost.Class == skein.ConnectionLost {
+			lost.Hint = "whether the migration was committed is not known here: the tenant's history says so"
+		}
+		return fmt.Errorf("apply %s: %w", step.Migration.Name, e)
+	}
+	p, offset := s.locate(&m, len(results), err)
+	switch {
+	case p >= 0:
+		return s.statementError(ctx, step, int(p), offset, err)
+	case p == commit || p == nowhere: // a deferred constraint; a text that the server cannot read
+		return s.statementError(ctx, step, -1, 0, err)
+	}
+	return s.ownError(ctx, &m, results, err)
+}
+
+// statementError is the error of statement i of a step, -1 if it is not known
+// which, found by the server at an offset in bytes of its text.
+func (s *session) statementError(ctx context.Context, step skein.Step, i, offset int, err error) error {
+	if !errors.Is(err, errRolledBack) {
+		if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Code == activeTransaction && answer.Hint == "" {
+			answer.Hint = noTransactionHint
+		}
+		err = s.fail(ctx, err)
+	} else {
+		err = &skein.DatabaseError{Class: skein.Permanent, Code: "40000", Message: err.Error()}
+	}
+	e := stepwise.Fail(step, i, err)
+	if e.Index > 0 {
+		e.Line += strings.Count(step.Statements[i].Text[:offset], "\n")
+	}
+	return e
+}
+
+// nowhere is the part of a script that is meant by an error which is about the
+// whole of it.
+const nowhere part = -100
+
+// locate says which statement of a script failed, and at which offset in bytes
+// of its text, given how many ended before.
+func (s *session) locate(m *script, ended int, err error) (part, int) {
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Position > 0 {
+		at := s.byteOffset(m.text.String(), int(answer.Position))
+		for _, span := range slices.Backward(m.spans) {
+			if span.from <= at {
+				// Text that ends too early is found wrong at what Skein put after it.
+				return span.part, min(at, span.to) - span.from
+			}
+		}
+	}
+	switch {
+	case ended == 0:
+		return nowhere, 0 // not even BEGIN ran
+	case ended < len(m.spans):
+		return m.spans[ended].part, 0
+	}
+	return commit, 0
+}
+
+// byteOffset is the offset of the character that a server counts as number
+// position, from 1. In a database without an encoding characters are bytes.
+func (s *session) byteOffset(text string, position int) int {
+	if s.conn.ParameterStatus("server_encoding") == "SQL_ASCII" {
+		return min(position-1, len(text))
+	}
+	at := 0
+	for range position - 1 {
+		_, n := utf8.DecodeRuneInString(text[at:])
+		at += n
+	}
+	return at
+}
+
+// A stepRunner applies a migration that is not one transaction.
+type stepRunner struct {
+	*session
+	step  skein.Step
+	start time.Time
+
+	recorded int             // statements that were recorded together with themselves
+	answer   *pgconn.PgError // of the last statement that failed, if the server answered
+	atomic   bool            // whether that statement was one transaction
+	was      string          // SQL that sets back the record of a down
+}
+
+// asLoginRole makes the rest of a transaction run as the role that logged in,
+// whatever role the migration has set for its own statements.
+var asLoginRole = []string{"SET LOCAL SESSION AUTHORIZATION DEFAULT", "SET LOCAL ROLE NONE"}
+
+func (r *stepRunner) Begin(ctx context.Context) error {
+	name, total := r.step.Migration.Name, len(r.step.Statements)
+	var m script
+	m.add(setup, "BEGIN")
+	r.prepare(&m)
+	r.createHistory(&m)
+	if r.step.Direction == skein.Down {
+		m.add(record,
+			"SELECT done, total FROM "+r.table()+" WHERE name = "+quoteLiteral(name)+" FOR UPDATE",
+			fmt.Sprintf("UPDATE %s SET state = 'reverting', done = 0, total = %d WHERE name = %s", r.table(), total, quoteLiteral(name)))
+	} else {
+		m.add(record, upsertRecords(r.table(), r.engine.opts, []skein.Record{{
+			Name: name, State: skein.Applying, Batch: r.step.Batch, Checksum: r.step.Migration.Checksum, Total: total,
+		}}))
+	}
+	m.add(commit, "COMMIT")
+	results, err := r.transact(ctx, &m)
+	if err != nil {
+		return r.ownError(ctx, &m, results, err)
+	}
+	if row := results[len(results)-3].row; r.step.Direction == skein.Down && row != nil {
+		r.was = fmt.Sprintf("UPDATE %s SET state = 'applied', done = %s, total = %s WHERE name = %s", r.table(), row[0], row[1], quoteLiteral(name))
+	}
+	return nil
+}
+
+// Exec runs statement i. One that can share a transaction shares one with the
+// record that it has run.
+func (r *stepRunner) Exec(ctx context.Context, i int) error {
+	share := r.conn.TxStatus() == 'I' && canShareTransaction(r.step.Statements[i].Text)
+	err := r.exec(ctx, i, share)
+	if share && r.answer != nil && r.answer.Code == activeTransaction {
+		// An extension's statement that cannot. Nothing of it has run.
+		err = r.exec(ctx, i, false)
+	}
+	return err
+}
+
+func (r *stepRunner) exec(ctx context.Context, i int, share bool) error {
+	var m script
+	m.add(part(i), r.step.Statements[i].Text)
+	if share {
+		m.add(record, asLoginRole...)
+		m.add(record, r.progress(i+1))
+	}
+	results, err := r.run(ctx, &m)
+	if err == nil {
+		if share {
+			r.recorded = i + 1
+		}
+		return nil
+	}
+	r.answer, _ = errors.AsType[*pgconn.PgError](err)
+	r.atomic = share
+	p, offset := part(i), 0
+	if r.answer != nil {
+		r.rollBack(ctx)
+		if len(results) > 0 || r.answer.Position > 0 {
+			p, offset = r.locate(&m, len(results), err)
+		}
+	}
+	if p < 0 {
+		return r.ownError(ctx, &m, results, err)
+	}
+	return r.statementError(ctx, r.step, i, offset, err)
+}
+
+// progress is SQL that records that the first done statements have run.
+func (r *stepRunner) progress(done int) string {
+	name, total := r.step.Migration.Name, len(r.step.Statements)
+	switch {
+	case done < total:
+		return fmt.Sprintf("UPDATE %s SET done = %d WHERE name = %s", r.table(), done, quoteLiteral(name))
+	case r.step.Direction == skein.Down:
+		return deleteRecord(r.table(), name)
+	}
+	return fmt.Sprintf("UPDATE %s SET state = 'applied', done = total, applied_at = pg_catalog.clock_timestamp(), duration_ms = %d WHERE name = %s",
+		r.table(), time.Since(r.start).Milliseconds(), quoteLiteral(name))
+}
+
+func (r *stepRunner) Progress(ctx context.Context, done int) error {
+	if done <= r.recorded {
+		return nil
+	}
+	if r.conn.TxStatus() != 'I' {
+		return nil // a transaction of the migration's own: nothing of it has stayed yet
+	}
+	return r.write(ctx, r.progress(done))
+}
+
+func (r *stepRunner) Finish(ctx context.Context) error {
+	total := len(r.step.Statements)
+	if r.recorded == total && total > 0 {
+		return nil
+	}
+	if r.conn.TxStatus() != 'I' {
+		r.rollBack(ctx)
+		return errors.New("the migration ends inside of a transaction that it began: its COMMIT is missing, and what it did in there was rolled back")
+	}
+	return r.write(ctx, r.progress(total))
+}
+
+func (r *stepRunner) TakeBack(ctx context.Context) error {
+	if r.step.Direction == skein.Up {
+		return r.write(ctx, deleteRecord(r.table(), r.step.Migration.Name))
+	}
+	return r.write(ctx, r.was)
+}
+
+// write changes the record of the migration.
+func (r *stepRunner) write(ctx context.Context, sql string) error {
+	var m script
+	m.add(setup, "BEGIN")
+	m.add(setup, asLoginRole...)
+	m.add(record, sql)
+	m.add(commit, "COMMIT")
+	if results, err := r.transact(ctx, &m); err != nil {
+		return r.ownError(ctx, &m, results, err)
+	}
+	return nil
+}
+
+// NothingStayed is certain of a statement that was a transaction. Of others,
+// which commit several times while they run, it is certain when the server did
+// not find what the statement names, as it looks for that first; within a
+// function, which the context of the answer would say, it may look later.
+func (r *stepRunner) NothingStayed(i int, _ error) bool {
+	switch {
+	case r.answer == nil || fatal(r.answer):
+		return false
+	case r.atomic:
+		return true
+	}
+	return strings.HasPrefix(r.answer.Code, "42") && r.answer.Where == "" && !runsCode(r.step.Statements[i].Text)
+}

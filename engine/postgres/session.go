@@ -1,0 +1,421 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/skeinhq/skein"
+)
+
+type session struct {
+	engine *Engine
+	target skein.Target
+	conn   *pgconn.PgConn
+
+	// What must be set right before something of the tenant's runs: the search
+	// path, and whatever a migration may have changed.
+	needsPath, needsReset bool
+
+	// locked is set while the session has the tenant's lock; state is what was
+	// read under it, without the history.
+	locked bool
+	state  tenantState
+}
+
+var (
+	_ skein.Session    = (*session)(nil)
+	_ skein.LockKeeper = (*session)(nil)
+)
+
+// A script is one message of several statements that knows what each of them is
+// for.
+type script struct {
+	text  strings.Builder
+	spans []span
+}
+
+// A span is a statement's place in a script, in bytes.
+type span struct {
+	from, to int
+	part     part
+}
+
+// A part is what a statement of a script is for: the number of one of the
+// step's statements, counted from 0, or one of Skein's own.
+type part int
+
+const (
+	setup  part = -1 - iota // the session's settings and BEGIN
+	create                  // Skein's table
+	record                  // the history row
+	commit
+	reading
+)
+
+func (m *script) add(p part, statements ...string) {
+	for _, sql := range statements {
+		from := m.text.Len()
+		m.text.WriteString(sql)
+		m.spans = append(m.spans, span{from, m.text.Len(), p})
+		m.text.WriteString(";\n")
+	}
+}
+
+// A result is how a statement of a script ended: its command tag, and the first
+// row that it returned.
+type result struct {
+	tag string
+	row [][]byte
+}
+
+// run sends a script and waits for its end. The results are those of the
+// statements that ended before the error, which is the driver's.
+func (s *session) run(ctx context.Context, m *script) ([]result, error) {
+	var results []result
+	answers := s.conn.Exec(ctx, m.text.String())
+	for answers.NextResult() {
+		var r result
+		rows := answers.ResultReader()
+		if rows.NextRow() {
+			for _, value := range rows.Values() {
+				r.row = append(r.row, bytes.Clone(value))
+			}
+			for rows.NextRow() {
+			}
+		}
+		tag, err := rows.Close()
+		if err != nil {
+			break // Close of all answers returns it
+		}
+		r.tag = tag.String()
+		results = append(results, r)
+	}
+	return results, answers.Close()
+}
+
+// The statements that undo what a migration may have changed in its session, so
+// that migrations applied in one run see what they would see in several. It is
+// what DISCARD ALL does, which cannot share a message with other statements,
+// but for advisory locks: the tenant's is one.
+var resetSession = []string{
+	"RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL",
+	"CLOSE ALL", "UNLISTEN *", "DEALLOCATE ALL", "DISCARD TEMP", "DISCARD SEQUENCES",
+}
+
+// prepare adds what brings the session into the state in which the tenant's
+// migrations are to find it. Once it has run, prepared is to be called.
+func (s *session) prepare(m *script) {
+	if s.needsReset {
+		m.add(setup, resetSession...)
+		if !s.locked {
+			m.add(setup, "SELECT pg_catalog.pg_advisory_unlock_all()")
+		}
+	}
+	if s.target.Schema != "" && (s.needsPath || s.needsReset) {
+		m.add(setup, "SET search_path TO "+s.searchPath())
+	}
+}
+
+func (s *session) prepared() { s.needsPath, s.needsReset = false, false }
+
+// searchPath is that of a target with a schema.
+func (s *session) searchPath() string {
+	path := quoteIdent(s.target.Schema)
+	rest, ok := s.target.Options["search_path"]
+	if !ok {
+		rest = "public"
+	}
+	if strings.TrimSpace(rest) != "" {
+		path += ", " + rest
+	}
+	return path
+}
+
+// History reads what has run in the tenant.
+func (s *session) History(ctx context.Context) (skein.History, error) {
+	var m script
+	// The query names everything it reads by its schema, so that a session which
+	// only looks at one schema after the other sets nothing.
+	resets := s.needsReset
+	if resets {
+		s.prepare(&m)
+	}
+	m.add(reading, historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
+	results, err := s.run(ctx, &m)
+	if err != nil {
+		return skein.History{}, s.readError(ctx, err)
+	}
+	if resets {
+		s.prepared()
+	}
+	state, err := s.readState(results[len(results)-1].row)
+	return state.history, err
+}
+
+// readState reads the answer to historyQuery.
+func (s *session) readState(row [][]byte) (tenantState, error) {
+	state, err := readState(row)
+	switch {
+	case err != nil:
+		return tenantState{}, fmt.Errorf("read history: %w", err)
+	case state.schemaOID == "" && s.target.Schema != "":
+		return tenantState{}, &skein.DatabaseError{
+			Class: skein.NoDatabase, Code: "3F000",
+			Message: fmt.Sprintf("schema %s does not exist in database %s", quoteIdent(s.target.Schema), quoteIdent(s.target.Database)),
+		}
+	case state.schemaOID == "":
+		return tenantState{}, &skein.DatabaseError{
+			Class: skein.NoDatabase, Code: "3F000",
+			Message: fmt.Sprintf("database %s has none of the schemas in the search path of role %s", quoteIdent(s.target.Database), quoteIdent(s.target.User)),
+		}
+	}
+	return state, nil
+}
+
+func (s *session) readError(ctx context.Context, err error) error {
+	schema, role := s.target.Schema, quoteIdent(s.target.User)
+	if schema == "" {
+		schema = "public"
+	}
+	schema = quoteIdent(schema)
+	return fmt.Errorf("read history: %w", withHint(s.fail(ctx, err),
+		fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT ON ALL TABLES IN SCHEMA %s TO %s", schema, role, schema, role)))
+}
+
+// table is Skein's table as SQL.
+func (s *session) table() string { return s.state.schema + "." + quoteIdent(skein.HistoryTable) }
+
+// Record writes records under the lock.
+func (s *session) Record(ctx context.Context, records []skein.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	if !s.locked {
+		return errNotLocked
+	}
+	var m script
+	m.add(setup, "BEGIN")
+	s.prepare(&m)
+	s.createHistory(&m)
+	m.add(record, upsertRecords(s.table(), s.engine.opts, records))
+	m.add(commit, "COMMIT")
+	if results, err := s.transact(ctx, &m); err != nil {
+		return s.ownError(ctx, &m, results, err)
+	}
+	return nil
+}
+
+// createHistory adds Skein's table if the tenant does not have it.
+func (s *session) createHistory(m *script) {
+	if !s.state.hasHistory {
+		m.add(create, createHistory(s.table()))
+	}
+}
+
+var errNotLocked = errors.New("the session does not have the tenant's lock")
+
+// errRolledBack is the error of a transaction that was aborted although none of
+// its statements failed: its COMMIT is answered with ROLLBACK.
+var errRolledBack = errors.New("the server rolled the transaction back instead of committing it")
+
+// transact sends a script that begins and commits one transaction. If it fails
+// the transaction is rolled back, and the error is the driver's or
+// errRolledBack.
+func (s *session) transact(ctx context.Context, m *script) ([]result, error) {
+	results, err := s.run(ctx, m)
+	// A connection that ends right after the answer to COMMIT ends too late to
+	// matter. One that ends before it leaves open what came of the transaction.
+	if n := len(results); n > 0 && results[n-1].tag == "COMMIT" {
+		s.prepared()
+		s.state.hasHistory = true
+		return results, nil
+	}
+	if err == nil {
+		return results, errRolledBack
+	}
+	s.rollBack(ctx)
+	return results, err
+}
+
+// rollBack ends a transaction that was left open. A session whose context ended
+// is not used any more: closing it does the same.
+func (s *session) rollBack(ctx context.Context) {
+	if s.conn.IsClosed() || s.conn.TxStatus() == 'I' || ctx.Err() != nil {
+		return
+	}
+	var m script
+	m.add(setup, "ROLLBACK")
+	// If this does not work the next call of the session says so.
+	_, _ = s.run(ctx, &m)
+}
+
+// ownError is the error of a script that failed in a statement of Skein's own.
+func (s *session) ownError(ctx context.Context, m *script, results []result, err error) error {
+	doing, hint := "set up the session", ""
+	role := quoteIdent(s.target.User)
+	switch p, _ := s.locate(m, len(results), err); p {
+	case create:
+		doing, hint = "create "+skein.HistoryTable, fmt.Sprintf("GRANT CREATE, USAGE ON SCHEMA %s TO %s", s.state.schema, role)
+	case record:
+		doing, hint = "write history", fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s", s.table(), role)
+	case commit:
+		doing = "commit"
+	}
+	if errors.Is(err, errRolledBack) {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return fmt.Errorf("%s: %w", doing, withHint(s.fail(ctx, err), hint))
+}
+
+// Switch points the session at another schema of its database.
+func (s *session) Switch(target skein.Target) bool {
+	key := s.engine.SessionKey(s.target)
+	if key == "" || s.engine.SessionKey(target) != key || s.locked || s.conn.IsClosed() || s.conn.TxStatus() != 'I' {
+		return false
+	}
+	s.target, s.state = target, tenantState{}
+	s.needsPath = true
+	return true
+}
+
+// Close ends the session and with it its lock.
+func (s *session) Close() error {
+	s.locked = false
+	return closeConn(s.conn)
+}
+
+// lockClass is the first of the two numbers of Skein's advisory locks, the ASCII
+// codes of "SKEI"; the second is the oid of the schema that is locked.
+// Advisory locks belong to a database, so together they name a tenant, and
+// pg_locks shows them as classid and objid.
+const lockClass = 'S'<<24 | 'K'<<16 | 'E'<<8 | 'I'
+
+// The pauses between two attempts to take the lock. To wait in the server
+// instead would keep a snapshot open all the while, and CREATE INDEX
+// CONCURRENTLY in the lock's holder waits for old snapshots: a deadlock.
+const (
+	firstPause = 20 * time.Millisecond
+	lastPause  = time.Second
+)
+
+// Lock takes the tenant's lock and reads its history.
+func (s *session) Lock(ctx context.Context, wait time.Duration) (skein.History, error) {
+	if s.locked {
+		return skein.History{}, errors.New("the session has the tenant's lock already")
+	}
+	start := time.Now()
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		got, err := s.tryLock(ctx)
+		if err != nil {
+			return skein.History{}, err
+		}
+		if got {
+			history := s.state.history
+			s.state.history = skein.History{}
+			return history, nil
+		}
+		waited := time.Since(start)
+		if waited >= wait {
+			return skein.History{}, s.lockedError(ctx, waited)
+		}
+		timer := time.NewTimer(min(pause, wait-waited))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return skein.History{}, fmt.Errorf("wait for the tenant's lock: %w", ctx.Err())
+		}
+	}
+}
+
+func (s *session) tryLock(ctx context.Context) (bool, error) {
+	var m script
+	// A message is one transaction: at an isolation level of the role's that
+	// takes one snapshot for all of it, the history would be what it was before
+	// the lock was taken.
+	m.add(setup, "BEGIN ISOLATION LEVEL READ COMMITTED")
+	s.prepare(&m)
+	m.add(setup, s.watchClient()...)
+	at := len(m.spans)
+	m.add(reading,
+		"SELECT pg_catalog.pg_try_advisory_lock("+s.lockKey()+")",
+		historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
+	m.add(commit, "COMMIT")
+	results, err := s.run(ctx, &m)
+	got := len(results) > at && string(results[at].row[0]) == "t"
+	if err == nil {
+		s.prepared()
+		s.state, err = s.readState(results[at+1].row)
+	} else {
+		s.rollBack(ctx)
+		err = s.readError(ctx, err)
+	}
+	if err != nil {
+		if got && !s.conn.IsClosed() && ctx.Err() == nil {
+			return false, errors.Join(err, s.release(ctx))
+		}
+		return false, err
+	}
+	s.locked = got
+	return got, nil
+}
+
+// lockKey is SQL for the two numbers of the tenant's lock. The oid is null where
+// there is no schema, and a lock on null is never taken.
+func (s *session) lockKey() string {
+	return strconv.Itoa(lockClass) + ", " + schemaExpr(s.target) + "::oid::integer"
+}
+
+// watchClient makes the server see soon that this process, or its machine, is
+// gone, so that the lock of a dead one does not stay while a statement of its
+// runs on.
+func (s *session) watchClient() []string {
+	settings := []string{"SET tcp_keepalives_idle TO 20", "SET tcp_keepalives_interval TO 5", "SET tcp_keepalives_count TO 4"}
+	major, _, _ := strings.Cut(s.conn.ParameterStatus("server_version"), ".")
+	if n, err := strconv.Atoi(major); err == nil && n >= 14 {
+		// It is an error where the operating system cannot tell.
+		settings = append(settings, "SELECT pg_catalog.set_config('client_connection_check_interval', '2s', false) WHERE pg_catalog.version() LIKE '%linux%'")
+	}
+	return settings
+}
+
+// Unlock gives the lock back.
+func (s *session) Unlock(ctx context.Context) error {
+	if !s.locked {
+		return errNotLocked
+	}
+	s.locked = false
+	return s.release(ctx)
+}
+
+func (s *session) release(ctx context.Context) error {
+	var m script
+	m.add(setup, "SELECT pg_catalog.pg_advisory_unlock("+strconv.Itoa(lockClass)+", "+s.state.schemaOID+"::oid::integer)")
+	results, err := s.run(ctx, &m)
+	if err != nil {
+		return fmt.Errorf("give the lock back: %w", s.fail(ctx, err))
+	}
+	if string(results[0].row[0]) != "t" {
+		return errors.New("give the lock back: the session had lost it: a migration must not call pg_advisory_unlock_all")
+	}
+	return nil
+}
+
+func (s *session) lockedError(ctx context.Context, waited time.Duration) error {
+	locked := &skein.LockedError{Waited: waited}
+	holder, err := s.Holder(ctx)
+	if err != nil {
+		return err
+	}
+	if holder != nil {
+		locked.Holder = holder.String()
+	}
+	return locked
+}
