@@ -243,6 +243,40 @@ var raceTests = []namedTest{
 		s.wantOneWinner(t, target, done)
 	}},
 
+	{"UnderWay", func(t *testing.T, s *suite) {
+		// Somebody else is in the middle of a migration that is no transaction.
+		// That is a reason to wait, and not a migration that broke.
+		target := s.NewTarget(t)
+		e := s.engine()
+		a, b := s.open(t, e, target), s.open(t, e, target)
+		lock(t, a)
+		var records []skein.Record
+		for _, m := range s.raceSet(t).All() {
+			records = append(records, skein.Record{Name: m.Name, State: skein.Applying, Batch: 1, Checksum: m.Checksum, Total: 2, AppliedAt: time.Now()})
+		}
+		if err := a.Record(t.Context(), records); err != nil {
+			t.Fatal(err)
+		}
+		impatient := skein.NewMigrator(e, s.raceSet(t), 0)
+		r := impatient.Migrate(t.Context(), b, skein.Tenant{ID: "1", Target: target}, skein.PlanOptions{}, nil, func(skein.Event) {})
+		if _, ok := errors.AsType[*skein.LockedError](r.Err); !ok {
+			t.Errorf("without waiting: %v", r.Err)
+		}
+		done := make(chan skein.Result, 1)
+		go func() { done <- s.race(t, e, b, target) }()
+		time.Sleep(300 * time.Millisecond)
+		for i := range records {
+			records[i].State = skein.Applied
+		}
+		if err := a.Record(t.Context(), records); err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, a)
+		if r := <-done; r.Err != nil || len(r.Done) != 0 || r.Standing.State != skein.StateUpToDate {
+			t.Errorf("after waiting %d migrations were done in a tenant that is %s: %v", len(r.Done), r.Standing.State, r.Err)
+		}
+	}},
+
 	{"Processes", func(t *testing.T, s *suite) {
 		target := s.NewTarget(t)
 		var processes []*process
