@@ -1,0 +1,286 @@
+package mysql
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/engine/internal/stepwise"
+)
+
+// recordTimeout bounds what is still done when the run was abandoned: ending a
+// transaction, giving back a lock.
+const recordTimeout = 10 * time.Second
+
+// sentAlong is what follows each statement of a migration, on a line of its own
+// because the statement may end in a comment.
+const sentAlong = ";SET @skein_ran="
+
+// Apply runs a step. If it is made of data changes alone it is one transaction
+// with its record; otherwise it goes statement by statement.
+func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
+	start := time.Now()
+	s.used = true
+	var err error
+	if transactional(step) {
+		err = s.transaction(ctx, step)
+	} else {
+		err = stepwise.Run(ctx, step, &runner{session: s, step: step, noted: -1})
+	}
+	return skein.StepResult{Duration: time.Since(start)}, err
+}
+
+// transactional says whether a step can be rolled back.
+func transactional(step skein.Step) bool {
+	if section := step.Migration.Section(step.Direction); section != nil && section.NoTransaction {
+		return false
+	}
+	for _, statement := range step.Statements {
+		if !canRollBack(statement.Text) {
+			return false
+		}
+	}
+	return true
+}
+
+// run sends statement i of a step with what belongs before and after it, in one
+// flight. Each migration's statement has a flight of its own, so that it is
+// known which one failed: the servers end a flight at its first error, and a
+// variable tells a statement that failed from what comes after it.
+func (s *session) run(ctx context.Context, step skein.Step, i int, before, after string) (ran bool, err error) {
+	statement := step.Statements[i]
+	mark := strconv.Itoa(i + 1)
+	err = s.flight(ctx, before+"SET @skein_ran=0;"+s.lockingHistory(statement.Text)+"\n"+sentAlong+mark+";"+after, nil)
+	if err == nil {
+		return true, nil
+	}
+	if skein.ErrorClass(err) != skein.ConnectionLost && ctx.Err() == nil {
+		lookup := s.flight(ctx, "SELECT @skein_ran AS "+ranColumn, func(_ []string, row []driver.Value) {
+			ran = row != nil && text(row[0]) == mark
+		})
+		ran = ran && lookup == nil
+	}
+	return ran, err
+}
+
+// undo rolls back what failed and gives back table locks. It says whether
+// something stayed that cannot be rolled back, in tables of another storage
+// engine than InnoDB.
+func (s *session) undo(ctx context.Context) (stayed bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	_ = s.flight(ctx, "ROLLBACK;SHOW WARNINGS;UNLOCK TABLES", func(_ []string, row []driver.Value) {
+		stayed = stayed || row != nil && number(row[1]) == errNotRolledBack
+	})
+	return stayed
+}
+
+// transaction runs a step as one transaction with its record. With a history
+// table it takes one flight for each statement and no more.
+func (s *session) transaction(ctx context.Context, step skein.Step) error {
+	if err := s.prepareTable(ctx); err != nil {
+		return fmt.Errorf("record the migration: %w", err)
+	}
+	before := "SET @skein_started=UTC_TIMESTAMP(6);START TRANSACTION;"
+	record := s.done(step)
+	total := len(step.Statements)
+	if total == 0 {
+		if err := s.flight(ctx, before+record, nil); err != nil {
+			s.undo(ctx)
+			return fmt.Errorf("record the migration: %w", err)
+		}
+		return nil
+	}
+	for i := range step.Statements {
+		after := ""
+		if i == total-1 {
+			after = record
+		}
+		ran, err := s.run(ctx, step, i, before, after)
+		before = ""
+		if err == nil {
+			continue
+		}
+		stayed := s.undo(ctx)
+		if ran && !stayed {
+			return fmt.Errorf("record the migration: %w", err)
+		}
+		failed := fail(step, i, err)
+		if stayed {
+			// What could not be rolled back is noted as what it is, a migration
+			// that began and did not end.
+			failed.Partial = s.flight(ctx, s.begin(step, i), nil) == nil
+		}
+		return failed
+	}
+	return nil
+}
+
+// prepareTable makes the history table, which would end a transaction.
+func (s *session) prepareTable(ctx context.Context) error {
+	if s.recorded {
+		return nil
+	}
+	err := s.flight(ctx, s.create(), nil)
+	s.recorded = err == nil
+	return err
+}
+
+// begin writes that a step began and that done of its statements have run.
+func (s *session) begin(step skein.Step, done int) string {
+	state := skein.Applying
+	if step.Direction == skein.Down {
+		state = skein.Reverting
+	}
+	m, total := step.Migration, len(step.Statements)
+	values := fmt.Sprintf("(%s,%s,%d,NULLIF(%s,''),%d,%d,UTC_TIMESTAMP(6),NULLIF(%s,''),NULLIF(%s,''))",
+		quote(m.Name), quote(string(state)), step.Batch, quote(m.Checksum), done, total, quote(s.engine.opts.By), quote(s.engine.opts.Tool))
+	insert := "INSERT INTO " + s.table + " (name,state,batch,checksum,done,total,started_at,applied_by,tool) VALUES " + values
+	if step.Direction == skein.Up {
+		return insert
+	}
+	// A down keeps what is known of the up, and takes it up again if nothing of
+	// it stayed. A migration that only Knex's table names has no record yet.
+	return "SELECT done,total,started_at INTO @skein_done,@skein_total,@skein_begun FROM " + s.table + " WHERE name=" + quote(m.Name) + ";" +
+		insert + " ON DUPLICATE KEY UPDATE state=VALUES(state),done=VALUES(done),total=VALUES(total),started_at=VALUES(started_at)"
+}
+
+// done ends the transaction of a step with its record: an up as applied, a down
+// as none.
+func (s *session) done(step skein.Step) string {
+	m := step.Migration
+	if step.Direction == skein.Down {
+		return "DELETE FROM " + s.table + " WHERE name=" + quote(m.Name) + ";COMMIT"
+	}
+	return fmt.Sprintf("INSERT INTO %s (name,state,batch,checksum,started_at,applied_at,duration_ms,applied_by,tool)"+
+		" VALUES (%s,'applied',%d,NULLIF(%s,''),@skein_started,UTC_TIMESTAMP(6),TIMESTAMPDIFF(MICROSECOND,@skein_started,UTC_TIMESTAMP(6)) DIV 1000,NULLIF(%s,''),NULLIF(%s,''));COMMIT",
+		s.table, quote(m.Name), step.Batch, quote(m.Checksum), quote(s.engine.opts.By), quote(s.engine.opts.Tool))
+}
+
+// A runner goes through a step statement by statement. How far it came is sent
+// along with each statement: the server notes it even if nobody is there any
+// more to hear that the statement ended.
+type runner struct {
+	*session
+	step skein.Step
+	// noted is how many statements the record has as done, -1 before any ran.
+	noted int
+	// failed is the statement's own error, with which Exec failed last.
+	failed *skein.DatabaseError
+}
+
+func (r *runner) Begin(ctx context.Context) error {
+	err := r.flight(ctx, r.create()+r.begin(r.step, 0), nil)
+	if err == nil {
+		r.recorded = true
+	}
+	return err
+}
+
+func (r *runner) Exec(ctx context.Context, i int) error {
+	ran, err := r.run(ctx, r.step, i, "", r.note(i+1))
+	switch {
+	case err == nil:
+		r.noted = i + 1
+		return nil
+	case ran:
+		return nil // it is noted once more, by itself
+	}
+	r.undo(ctx)
+	r.failed, _ = errors.AsType[*skein.DatabaseError](err)
+	return fail(r.step, i, err)
+}
+
+func (r *runner) Progress(ctx context.Context, done int) error {
+	if r.noted == done {
+		return nil
+	}
+	return r.flight(ctx, r.note(done), nil)
+}
+
+func (r *runner) Finish(ctx context.Context) error {
+	return r.Progress(ctx, len(r.step.Statements))
+}
+
+// note writes that the first done statements have run. After the last of them
+// table locks that are left over are given back and a transaction that is left
+// open is committed: the migration is recorded as done.
+func (r *runner) note(done int) string {
+	table, name := r.table, quote(r.step.Migration.Name)
+	switch {
+	case done < len(r.step.Statements):
+		return fmt.Sprintf("UPDATE %s SET done=%d WHERE name=%s", table, done, name)
+	case r.step.Direction == skein.Down:
+		return fmt.Sprintf("UNLOCK TABLES;DELETE FROM %s WHERE name=%s;COMMIT", table, name)
+	}
+	return fmt.Sprintf("UNLOCK TABLES;UPDATE %s SET state='applied',done=%d,applied_at=UTC_TIMESTAMP(6),"+
+		"duration_ms=TIMESTAMPDIFF(MICROSECOND,started_at,UTC_TIMESTAMP(6)) DIV 1000 WHERE name=%s;COMMIT", table, done, name)
+}
+
+// NothingStayed relies on what the servers undo of a statement that they
+// answered with an error. That is not what they do when they crash in it.
+func (r *runner) NothingStayed(i int, _ error) bool {
+	if r.failed == nil || r.failed.Code == "" || r.failed.Class == skein.ConnectionLost {
+		return false
+	}
+	statement := r.step.Statements[i].Text
+	return leavesNothing(statement) || resolving[r.failed.Code] && resolvesFirst(statement)
+}
+
+// resolving are errors that come while a statement is read and its names are
+// looked up, before it does anything.
+var resolving = map[string]bool{
+	strconv.Itoa(errSyntax):          true,
+	strconv.Itoa(errNoTable):         true,
+	strconv.Itoa(errNoDatabase):      true,
+	strconv.Itoa(errDatabaseDenied):  true,
+	strconv.Itoa(errCommandDenied):   true,
+	strconv.Itoa(errColumnDenied):    true,
+	strconv.Itoa(errPrivilegeDenied): true,
+	"1054":                           true, // unknown column
+	"1305":                           true, // unknown routine
+}
+
+// TakeBack removes the record of an up, and makes that of a down what it was.
+func (r *runner) TakeBack(ctx context.Context) error {
+	table, name := r.table, quote(r.step.Migration.Name)
+	if r.step.Direction == skein.Up {
+		return r.flight(ctx, "DELETE FROM "+table+" WHERE name="+name, nil)
+	}
+	return r.flight(ctx, "UPDATE "+table+" SET state='applied',done=@skein_done,total=@skein_total,started_at=@skein_begun WHERE name="+name, nil)
+}
+
+// fail is the error of statement i. A syntax error quotes what follows it and
+// names its line, counted from the statement's first.
+func fail(step skein.Step, i int, err error) *skein.StatementError {
+	e := stepwise.Fail(step, i, err)
+	answer, ok := errors.AsType[*skein.DatabaseError](err)
+	if !ok || answer.Code != strconv.Itoa(errSyntax) {
+		return e
+	}
+	m := nearLine.FindStringSubmatch(answer.Message)
+	if m == nil {
+		return e
+	}
+	line, _ := strconv.Atoi(m[3])
+	line = min(max(line, 1), 1+strings.Count(step.Statements[i].Text, "\n"))
+	answer.Message = fmt.Sprintf("%s near '%s' at line %d", m[1], withoutSentAlong(m[2]), line)
+	e.Line += line - 1
+	return e
+}
+
+// withoutSentAlong cuts from what a server quotes, 80 characters at most, what
+// was sent along with the statement.
+func withoutSentAlong(near string) string {
+	for i := range len(near) {
+		if rest := near[i:]; strings.HasPrefix(rest, sentAlong) || rest[0] == ';' && strings.HasPrefix(sentAlong, rest) {
+			return strings.TrimSuffix(near[:i], "\n")
+		}
+	}
+	return near
+}
