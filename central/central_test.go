@@ -1,7 +1,6 @@
 package central
 
 import (
-	"context"
 	"crypto/rand"
 	"database/sql"
 	"fmt"
@@ -73,6 +72,11 @@ func (f *fixture) connect(t *testing.T) {
 
 func (f *fixture) exec(t *testing.T, statements ...string) {
 	t.Helper()
+	if f.engine == skein.SQLite {
+		if err := createFile(f.target(t).Database); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, s := range statements {
 		if _, err := f.admin.ExecContext(t.Context(), s); err != nil {
 			t.Fatalf("%v\nin: %s", err, s)
@@ -90,7 +94,7 @@ func (f *fixture) value(t *testing.T, query string) string {
 	return out.String
 }
 
-// keyring is one with a key of its own.
+// newKeyring is one with a key of its own.
 func newKeyring(t *testing.T) *secret.Keyring {
 	t.Helper()
 	ring, err := secret.NewKeyring(secret.New(rand.Text()+rand.Text()[:6]), secret.KeyringOptions{})
@@ -181,5 +185,3 @@ func wantError(t *testing.T, err error, parts ...string) {
 		}
 	}
 }
-
-func background(t *testing.T) context.Context { return context.WithoutCancel(t.Context()) }

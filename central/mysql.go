@@ -158,10 +158,10 @@ func (mysqlDialect) classify(err error) (*skein.DatabaseError, bool) {
 	switch e.Number {
 	case 1044, 1045, 1142, 1143, 1227, 1370, 1698:
 		out.Class = skein.Denied
-		out.Hint = "check the user, the password and the rights of central.url"
+		out.Hint = "check the user in the address of the central database, its password and its rights"
 	case 1049:
 		out.Class = skein.NoDatabase
-		out.Hint = "create it, or correct central.url"
+		out.Hint = "create it, or correct the address of the central database"
 	case 1040, 1203, 1205, 1213, 1226: // too many connections; a lock timeout or deadlock
 		out.Class = skein.Transient
 	case 1053, 1077, 1079, 1927, 3169: // the server shuts down, or the session was killed

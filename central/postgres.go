@@ -22,9 +22,11 @@ func (d postgres) open(t skein.Target, opts connectOptions) (*sql.DB, error) {
 	for name, value := range t.Options {
 		values.Set(name, value)
 	}
-	// Without user, password and host, which are set below: this way no error
-	// about the options can repeat them.
-	config, err := pgx.ParseConfig((&url.URL{Scheme: "postgres", Host: hostPort(t), Path: "/" + t.Database, RawQuery: values.Encode()}).String())
+	values.Set("host", or(t.Host, "localhost"))
+	values.Set("port", strconv.Itoa(or(t.Port, skein.DefaultPort(t.Engine))))
+	values.Set("dbname", t.Database)
+	// Without user and password, which are set below: no error can repeat them.
+	config, err := pgx.ParseConfig("postgres:///?" + values.Encode())
 	if err != nil {
 		return nil, err
 	}
@@ -46,22 +48,6 @@ func (d postgres) open(t skein.Target, opts connectOptions) (*sql.DB, error) {
 	// No prepared statements, so that a pooler such as PgBouncer may be between.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	return stdlib.OpenDB(*config), nil
-}
-
-// hostPort is the host for a URL. The folder of a Unix socket is written
-// escaped, as libpq has it.
-func hostPort(t skein.Target) string {
-	host, port := t.Host, t.Port
-	if host == "" {
-		host = "localhost"
-	}
-	if port == 0 {
-		port = skein.DefaultPort(t.Engine)
-	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return host + ":" + strconv.Itoa(port)
 }
 
 func (postgres) quote(name string) string { return pgx.Identifier{name}.Sanitize() }
@@ -157,10 +143,10 @@ func (postgres) classify(err error) (*skein.DatabaseError, bool) {
 		out.Class = skein.Denied
 	case e.Code == "3D000":
 		out.Class = skein.NoDatabase
-		out.Hint = "create it, or correct central.url"
+		out.Hint = "create it, or correct the address of the central database"
 	case strings.HasPrefix(e.Code, "28"):
 		out.Class = skein.Denied
-		out.Hint = "check the user and password of central.url"
+		out.Hint = "check the user and password in the address of the central database"
 	case strings.HasPrefix(e.Code, "57P"): // the server shuts down, or starts
 		out.Class = skein.ConnectionLost
 	case strings.HasPrefix(e.Code, "40"), strings.HasPrefix(e.Code, "53"): // a deadlock; too few resources

@@ -325,7 +325,7 @@ func TestFind(t *testing.T) {
 		s := f.own(t)
 		add(t, s, at("acme", "h"), at("acme-eu", "h"), at("globex", "h"))
 		for word, want := range map[string]string{
-			"acmee":  `no tenant has the slug or id "acmee" [is it acme?]`,
+			"acmee":  `no tenant has the slug or id "acmee" [close to it: acme, acme-eu]`,
 			"glboex": `no tenant has the slug or id "glboex" [is it globex?]`,
 			"acm":    `no tenant has the slug or id "acm" [close to it: acme, acme-eu]`,
 			"%":      `no tenant has the slug or id "%" [list the tenants with: skein tenants list]`,
