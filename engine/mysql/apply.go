@@ -53,14 +53,23 @@ func transactional(step skein.Step) bool {
 // known which one failed: the servers end a flight at its first error, and a
 // variable tells a statement that failed from what comes after it.
 func (s *session) run(ctx context.Context, step skein.Step, i int, before, after string) (ran bool, err error) {
-	statement := step.Statements[i]
-	mark := strconv.Itoa(i + 1)
-	err = s.flight(ctx, before+"SET @skein_ran=0;"+s.lockingHistory(statement.Text)+"\n"+sentAlong+mark+";"+after, nil)
+	statement, mark := s.lockingHistory(step.Statements[i].Text), strconv.Itoa(i+1)
+	parts := []string{before + "SET @skein_ran=0;" + statement + "\n" + sentAlong + mark + ";" + after}
+	if strings.HasPrefix(statement, "/*") {
+		// What is in an executable comment may be nothing to this server, and
+		// nothing must not be followed by a semicolon.
+		parts = []string{before + "SET @skein_ran=0", statement, "SET @skein_ran=" + mark + ";" + after}
+	}
+	for _, sql := range parts {
+		if err = s.flight(ctx, sql, nil); err != nil {
+			break
+		}
+	}
 	if err == nil {
 		return true, nil
 	}
 	if skein.ErrorClass(err) != skein.ConnectionLost && ctx.Err() == nil {
-		lookup := s.flight(ctx, "SELECT @skein_ran AS "+ranColumn, func(_ []string, row []driver.Value) {
+		lookup := s.flight(ctx, "SELECT @skein_ran", func(_ []string, row []driver.Value) {
 			ran = row != nil && text(row[0]) == mark
 		})
 		ran = ran && lookup == nil

@@ -33,11 +33,10 @@ const createTable = " (" +
 // The first columns of the results that a history is read from say which each
 // is.
 const (
-	ownRow    = "skein_name"
-	knexRow   = "knex_id"
-	knexLock  = "knex_locked"
-	gotLock   = "skein_got"
-	ranColumn = "skein_ran"
+	ownRow   = "skein_name"
+	knexRow  = "knex_id"
+	knexLock = "knex_locked"
+	gotLock  = "skein_got"
 )
 
 // historyQuery reads the three tables that there may be, in one flight.

@@ -24,19 +24,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
-	enginetest.Run(t, conformance(func(opts skein.SessionOptions) skein.Engine { return New(opts) }))
-}
-
-// TestConformanceAsMySQL runs the suite with what MySQL is sent, on whatever
-// the server is.
-func TestConformanceAsMySQL(t *testing.T) {
-	enginetest.Run(t, conformance(func(opts skein.SessionOptions) skein.Engine { return asMySQL(New(opts)) }))
-}
-
-func conformance(engine func(skein.SessionOptions) skein.Engine) enginetest.Config {
 	knexTime := time.Date(2024, 2, 29, 13, 14, 15, 0, time.Local)
-	return enginetest.Config{
-		New:       engine,
+	enginetest.Run(t, enginetest.Config{
+		New: func(opts skein.SessionOptions) skein.Engine { return New(opts) },
+
 		NewTarget: newTarget,
 		Exec: func(t testing.TB, target skein.Target, sql string) {
 			dbtest.MySQL(t).Exec(t, target.Database, sql)
@@ -86,7 +77,7 @@ func conformance(engine func(skein.SessionOptions) skein.Engine) enginetest.Conf
 				return namedTarget(t, name), namedTarget(t, strings.ToUpper(name))
 			}},
 		},
-	}
+	})
 }
 
 func newTarget(t testing.TB) skein.Target { return namedTarget(t, dbtest.UniqueName()) }
@@ -110,7 +101,7 @@ func neighbours(t testing.TB) (a, b skein.Target) {
 
 func tables(t testing.TB, target skein.Target) []string {
 	var names []string
-	for _, row := range dbtest.MySQL(t).Query(t, target.Database, "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() ORDER BY TABLE_NAME") {
+	for _, row := range dbtest.MySQL(t).Query(t, target.Database, "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() ORDER BY BINARY TABLE_NAME") {
 		names = append(names, row[0])
 	}
 	return names

@@ -44,8 +44,6 @@ func refusal(s sqlsplit.Statement, noTransaction bool) string {
 		return ""
 	case s.IsTransactionControl():
 		return s.Keyword + " does not belong into a migration, which Skein makes a transaction where it can be one: leave it out, or put transaction:false at the top of the file"
-	case first.are("SET") && strings.Contains(strings.ToLower(s.Text), "autocommit"):
-		return "autocommit is Skein's to set, which makes a migration a transaction where it can be one: leave it out, or put transaction:false at the top of the file"
 	}
 	return ""
 }
