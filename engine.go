@@ -58,7 +58,9 @@ type Session interface {
 	// error). An error of the migration's own is a *StatementError.
 	Apply(ctx context.Context, step Step) (StepResult, error)
 
-	// Record writes records under the lock as they are, and runs nothing.
+	// Record writes records under the lock as they are, and runs nothing. A
+	// record takes the place of what there was about its migration. By and Tool
+	// are the session's where a record has none.
 	Record(ctx context.Context, records []Record) error
 
 	// Switch points the session at another target with the same SessionKey,

@@ -424,8 +424,10 @@ var parseTests = []namedTest{
 			t.Fatal(err)
 		}
 		want := []skein.Statement{
-			{Text: "SELECT 1", Line: upLine}, {Text: "SELECT\n2", Line: upLine + 1},
-			{Text: "SELECT ';'", Line: upLine + 4}, {Text: "SELECT 4", Line: upLine + 4},
+			{Text: "SELECT 1", Line: upLine},
+			{Text: "SELECT\n2", Line: upLine + 1},
+			{Text: "SELECT ';'", Line: upLine + 4},
+			{Text: "SELECT 4", Line: upLine + 4},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("the statements are not as wanted (-want +got):\n%s", diff)

@@ -172,7 +172,7 @@ func (s *suite) open(t *testing.T, e skein.Engine, target skein.Target) skein.Se
 func (s *suite) history(t *testing.T, target skein.Target) skein.History {
 	t.Helper()
 	session := s.open(t, s.engine(), target)
-	defer session.Close()
+	defer func() { _ = session.Close() }()
 	history, err := session.History(t.Context())
 	if err != nil {
 		t.Fatalf("read the history of %s: %v", target, err)
@@ -284,7 +284,7 @@ func (s *suite) applyAll(t *testing.T, target skein.Target, migrations ...*skein
 	t.Helper()
 	e := s.engine()
 	session := s.open(t, e, target)
-	defer session.Close()
+	defer func() { _ = session.Close() }()
 	batch := lock(t, session).LastBatch()
 	for _, m := range migrations {
 		batch++

@@ -257,21 +257,21 @@ var lockKeeperTests = []namedTest{
 		target := s.NewTarget(t)
 		session := s.open(t, s.engine(), target)
 		keeper := lockKeeper(t, session)
-		clear := func(want bool) {
+		clears := func(want bool) {
 			t.Helper()
 			if was, err := keeper.ClearKnexLock(t.Context()); was != want || err != nil {
 				t.Errorf("clearing answers %t, %v instead of %t", was, err, want)
 			}
 		}
-		clear(false) // without the table
+		clears(false) // without the table
 		if tables := s.Tables(t, target); len(tables) > 0 {
 			t.Errorf("clearing made the tables %q", tables)
 		}
 		s.Exec(t, target, s.Knex)
-		clear(false)
+		clears(false)
 		s.Exec(t, target, "UPDATE knex_migrations_lock SET is_locked = 1")
-		clear(true)
-		clear(false)
+		clears(true)
+		clears(false)
 		if history := s.history(t, target); history.KnexLocked {
 			t.Error("KnexLocked is still set")
 		}

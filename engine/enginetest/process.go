@@ -98,7 +98,7 @@ func (s *suite) start(t *testing.T, target skein.Target, do string) *process {
 		parts[i] = "^" + regexp.QuoteMeta(part) + "$"
 	}
 	p := &process{
-		cmd:   exec.Command(os.Args[0], "-test.run="+strings.Join(parts, "/"), "-test.count=1"),
+		cmd:   exec.CommandContext(t.Context(), os.Args[0], "-test.run="+strings.Join(parts, "/"), "-test.count=1"),
 		lines: make(chan string, 16),
 	}
 	p.cmd.Env = append(os.Environ(), childEnv+"=1")

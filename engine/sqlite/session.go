@@ -1,0 +1,437 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/engine/internal/stepwise"
+)
+
+// timeLayout is how times are written: as SQLite's own functions do.
+const timeLayout = "2006-01-02 15:04:05.000"
+
+type session struct {
+	engine *Engine
+	path   string // absolute
+	conn   connection
+	lock   *fileLock // nil without
+	// used says that a migration may have left settings, attached files or
+	// temporary tables in conn. What comes next must not depend on whether it
+	// runs in the same session, so that it gets a new connection.
+	used bool
+}
+
+var (
+	_ skein.Session    = (*session)(nil)
+	_ skein.LockKeeper = (*session)(nil)
+)
+
+func (s *session) History(ctx context.Context) (skein.History, error) {
+	var h skein.History
+	sql := s.engine.sql
+	err := s.query(ctx, sql.tables, len(sql.parts), func(row []driver.Value) (err error) {
+		var parts []string
+		for i, part := range sql.parts {
+			if integer(row[i]) > 0 {
+				parts = append(parts, part)
+			}
+		}
+		if len(parts) > 0 {
+			// As long as the outer statement has not ended, its transaction goes
+			// on: both see the file at one moment, and it is locked once.
+			h, err = s.read(ctx, strings.Join(parts, " UNION ALL "))
+		}
+		return err
+	})
+	if err != nil {
+		return skein.History{}, fmt.Errorf("read history: %w", err)
+	}
+	return h, nil
+}
+
+// read reads a history with a statement made of statements.parts.
+func (s *session) read(ctx context.Context, statement string) (skein.History, error) {
+	var h skein.History
+	var own []entry[skein.Record]
+	var knex []entry[skein.KnexRow]
+	err := s.query(ctx, statement, columns, func(row []driver.Value) error {
+		id := integer(row[1])
+		switch integer(row[0]) {
+		case ownTable:
+			own = append(own, entry[skein.Record]{id, skein.Record{
+				Name: text(row[2]), State: skein.RecordState(text(row[3])), Batch: int(integer(row[4])), Checksum: text(row[5]),
+				Done: int(integer(row[6])), Total: int(integer(row[7])), AppliedAt: instant(row[8]),
+				Duration: time.Duration(integer(row[9])) * time.Millisecond, By: text(row[10]), Tool: text(row[11]),
+			}})
+		case knexTable:
+			knex = append(knex, entry[skein.KnexRow]{id, skein.KnexRow{
+				ID: id, Name: text(row[2]), Batch: int(integer(row[4])), Time: instant(row[8]),
+			}})
+		case knexLockTable:
+			h.KnexLocked = id > 0
+		}
+		return nil
+	})
+	if err != nil {
+		return h, err
+	}
+	h.Records = skein.MergeHistory(inOrder(own), inOrder(knex))
+	return h, nil
+}
+
+// An entry is a row with its id.
+type entry[T any] struct {
+	id    int64
+	value T
+}
+
+// inOrder puts rows in the order of their ids, which is nearly always that in
+// which they were read. To have SQLite do it costs more than all of the rest.
+func inOrder[T any](rows []entry[T]) []T {
+	slices.SortStableFunc(rows, func(a, b entry[T]) int { return cmp.Compare(a.id, b.id) })
+	values := make([]T, len(rows))
+	for i, row := range rows {
+		values[i] = row.value
+	}
+	return values
+}
+
+func (s *session) Lock(ctx context.Context, wait time.Duration) (skein.History, error) {
+	lock, err := takeLock(ctx, s.path, s.engine.opts, wait)
+	if err != nil {
+		return skein.History{}, err
+	}
+	h, err := s.History(ctx)
+	if err != nil {
+		return skein.History{}, errors.Join(err, lock.release())
+	}
+	s.lock = lock
+	return h, nil
+}
+
+func (s *session) Unlock(context.Context) error {
+	lock := s.lock
+	if lock == nil {
+		return errors.New("unlock: this session has no lock")
+	}
+	s.lock = nil
+	return lock.release()
+}
+
+func (s *session) Close() error {
+	err := s.conn.Close()
+	if err != nil {
+		err = databaseError(s.path, err)
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.Unlock(context.Background()))
+	}
+	return err
+}
+
+// Switch is false: a session is one file.
+func (s *session) Switch(skein.Target) bool { return false }
+
+func (s *session) Record(ctx context.Context, records []skein.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	if err := s.renew(ctx); err != nil {
+		return err
+	}
+	err := s.transaction(ctx, func() error {
+		if err := s.exec(ctx, createTable); err != nil {
+			return err
+		}
+		for _, r := range records {
+			if err := s.writeRecord(ctx, writeRecord, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write history: %w", err)
+	}
+	return nil
+}
+
+// writeRecord writes a record with one of the statements writeRecord and
+// addRecord.
+func (s *session) writeRecord(ctx context.Context, statement string, r skein.Record) error {
+	began, ended := any(stamp(r.AppliedAt)), any(nil)
+	if !r.Partial() {
+		began, ended = stamp(r.AppliedAt.Add(-r.Duration)), stamp(r.AppliedAt)
+	}
+	by, tool := cmp.Or(cut(r.By, 255), s.engine.opts.By), cmp.Or(cut(r.Tool, 64), s.engine.opts.Tool)
+	return s.exec(ctx, statement, r.Name, string(r.State), int64(r.Batch), orNull(r.Checksum), int64(r.Done), int64(r.Total),
+		began, ended, r.Duration.Milliseconds(), orNull(by), orNull(tool))
+}
+
+func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
+	start := time.Now()
+	if err := s.renew(ctx); err != nil {
+		return skein.StepResult{}, err
+	}
+	s.used = leavesTraces(step)
+	var err error
+	if step.Migration.Section(step.Direction).NoTransaction {
+		err = stepwise.Run(ctx, step, &steps{session: s, step: step, start: start})
+	} else {
+		err = s.applyWhole(ctx, step, start)
+	}
+	return skein.StepResult{Duration: time.Since(start)}, err
+}
+
+// renew opens the file again if a migration may have left something in the
+// connection.
+func (s *session) renew(ctx context.Context) error {
+	if !s.used {
+		return nil
+	}
+	conn, err := s.engine.connect(ctx, s.path)
+	if err != nil {
+		return fmt.Errorf("open the file again: %w", err)
+	}
+	_ = s.conn.Close() // what it would say is nobody's concern any more
+	s.conn, s.used = conn, false
+	return nil
+}
+
+// applyWhole runs a step and records it in one transaction.
+func (s *session) applyWhole(ctx context.Context, step skein.Step, start time.Time) error {
+	err := s.transaction(ctx, func() error {
+		for i, statement := range step.Statements {
+			if err := s.run(ctx, statement.Text); err != nil {
+				return fail(step, i, err)
+			}
+		}
+		if step.Direction == skein.Down {
+			return s.exec(ctx, deleteRecord, step.Migration.Name)
+		}
+		if err := s.exec(ctx, createTable); err != nil {
+			return err
+		}
+		return s.writeRecord(ctx, addRecord, newRecord(step, skein.Applied, time.Now(), time.Since(start)))
+	})
+	if err != nil {
+		return stepwise.Fail(step, -1, err)
+	}
+	return nil
+}
+
+func newRecord(step skein.Step, state skein.RecordState, at time.Time, d time.Duration) skein.Record {
+	return skein.Record{
+		Name: step.Migration.Name, State: state, Batch: step.Batch, Checksum: step.Migration.Checksum, AppliedAt: at, Duration: d,
+	}
+}
+
+// transaction runs f in a transaction that may write from its beginning, so
+// that it never fails for another writer in its middle.
+func (s *session) transaction(ctx context.Context, f func() error) error {
+	if err := s.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	if err := f(); err != nil {
+		s.rollback()
+		return err
+	}
+	if err := s.exec(ctx, "COMMIT"); err != nil {
+		// The driver may say that ctx has ended although the transaction has,
+		// too. One that is still there to be rolled back did not.
+		if !s.rollback() && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+// rollback ends a transaction, if there is one, and says whether there was.
+// Some errors end it by themselves.
+func (s *session) rollback() bool {
+	_, err := s.conn.ExecContext(context.Background(), "ROLLBACK", nil)
+	return err == nil
+}
+
+// steps runs a step whose statements are no transaction.
+type steps struct {
+	*session
+	step  skein.Step
+	start time.Time
+}
+
+func (s *steps) Begin(ctx context.Context) error {
+	total := len(s.step.Statements)
+	if s.step.Direction == skein.Down {
+		return s.exec(ctx, beginDown, s.step.Migration.Name, int64(total), stamp(s.start))
+	}
+	if err := s.exec(ctx, createTable); err != nil {
+		return err
+	}
+	r := newRecord(s.step, skein.Applying, s.start, 0)
+	r.Total = total
+	return s.writeRecord(ctx, addRecord, r)
+}
+
+func (s *steps) Exec(ctx context.Context, i int) error {
+	err := s.run(ctx, s.step.Statements[i].Text)
+	if err != nil {
+		// The migration may have begun a transaction of its own. Its record goes
+		// back with it to where it was then.
+		s.rollback()
+		return fail(s.step, i, err)
+	}
+	return nil
+}
+
+func (s *steps) Progress(ctx context.Context, done int) error {
+	return s.exec(ctx, progress, s.step.Migration.Name, int64(done))
+}
+
+func (s *steps) Finish(ctx context.Context) error {
+	if s.rollback() {
+		return &skein.DatabaseError{
+			Class: skein.Permanent, Code: "SQLITE_ERROR", Message: "the migration ends inside a transaction that it began, which was rolled back",
+			Hint: "end it with COMMIT",
+		}
+	}
+	if s.step.Direction == skein.Down {
+		return s.exec(ctx, deleteRecord, s.step.Migration.Name)
+	}
+	return s.exec(ctx, finishUp, s.step.Migration.Name, stamp(time.Now()), time.Since(s.start).Milliseconds())
+}
+
+// NothingStayed is true of a statement that could not be compiled or could not
+// get at the file. Others undo what they did as a rule, but not under OR FAIL
+// or RAISE(FAIL).
+func (s *steps) NothingStayed(_ int, err error) bool {
+	answer, ok := errors.AsType[*skein.DatabaseError](err)
+	return ok && (answer.Code == "SQLITE_ERROR" || answer.Class == skein.Busy)
+}
+
+func (s *steps) TakeBack(ctx context.Context) error {
+	if s.step.Direction == skein.Down {
+		return s.exec(ctx, takeBackDown, s.step.Migration.Name)
+	}
+	return s.exec(ctx, deleteRecord, s.step.Migration.Name)
+}
+
+// run runs one statement of a migration, to its end and within its time.
+func (s *session) run(ctx context.Context, statement string) error {
+	limit := s.engine.opts.StatementTimeout
+	if limit <= 0 {
+		return s.exec(ctx, statement)
+	}
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := s.exec(within, statement)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return &skein.DatabaseError{
+			Class: skein.Permanent, Code: "SQLITE_INTERRUPT",
+			Message: fmt.Sprintf("the statement ran for longer than the statement timeout of %s", limit),
+		}
+	}
+	return err
+}
+
+// exec runs one statement. Its error is ctx's own when ctx ended it.
+func (s *session) exec(ctx context.Context, statement string, args ...any) error {
+	if _, err := s.conn.ExecContext(ctx, statement, values(args)); err != nil {
+		return databaseError(s.path, err)
+	}
+	return nil
+}
+
+// query runs one statement and calls f with each of its rows, which is good
+// until f returns.
+func (s *session) query(ctx context.Context, statement string, columns int, f func([]driver.Value) error) error {
+	rows, err := s.conn.QueryContext(ctx, statement, nil)
+	if err != nil {
+		return databaseError(s.path, err)
+	}
+	row := make([]driver.Value, columns)
+	for {
+		err = rows.Next(row)
+		if err == nil {
+			err = f(row)
+		}
+		if err != nil {
+			break
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	if err = cmp.Or(err, rows.Close()); err != nil {
+		return databaseError(s.path, err)
+	}
+	return nil
+}
+
+// values are arguments as the driver takes them. They are of the types that it
+// knows already.
+func values(args []any) []driver.NamedValue {
+	values := make([]driver.NamedValue, len(args))
+	for i, arg := range args {
+		values[i] = driver.NamedValue{Ordinal: i + 1, Value: arg}
+	}
+	return values
+}
+
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(timeLayout) }
+
+func integer(v driver.Value) int64 {
+	switch v := v.(type) {
+	case int64:
+		return v
+	case float64:
+		return int64(v)
+	}
+	return 0
+}
+
+func text(v driver.Value) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case []byte:
+		return string(v)
+	}
+	return ""
+}
+
+// instant reads a time: text as Skein writes it, or the milliseconds since 1970
+// that Knex does. Zero stands for what is neither.
+func instant(v driver.Value) time.Time {
+	switch v := v.(type) {
+	case int64:
+		return time.UnixMilli(v)
+	case float64:
+		return time.UnixMilli(int64(v))
+	case time.Time:
+		return v // the driver reads the text of a column that is called a datetime
+	case string:
+		for _, layout := range []string{time.DateTime, time.RFC3339} { // a fraction of seconds may follow
+			if t, err := time.Parse(layout, v); err == nil {
+				return t
+			}
+		}
+	}
+	return time.Time{}
+}
