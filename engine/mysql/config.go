@@ -18,6 +18,9 @@ import (
 	"github.com/skeinhq/skein"
 )
 
+// byAttribute is the connection attribute that says who migrates.
+const byAttribute = "skein_by"
+
 // tlsOptions are the options that TLS is set up from.
 type tlsOptions struct{ mode, ca, cert, key string }
 
@@ -33,7 +36,7 @@ func (e *Engine) config(target skein.Target) (*mysql.Config, time.Duration, erro
 	// As much as any server can take, so that the server's own bound counts.
 	// With 0 the driver would ask for that, which is a round trip.
 	c.MaxAllowedPacket = 1 << 30
-	c.ConnectionAttributes = "program_name:" + attribute(cmp.Or(e.opts.Tool, "skein")) + ",skein_by:" + attribute(e.opts.By)
+	c.ConnectionAttributes = "program_name:" + attribute(cmp.Or(e.opts.Tool, "skein")) + "," + byAttribute + ":" + attribute(e.opts.By)
 
 	timeout := e.opts.ConnectTimeout
 	var secure tlsOptions
@@ -75,6 +78,9 @@ func (e *Engine) config(target skein.Target) (*mysql.Config, time.Duration, erro
 		if err != nil {
 			return nil, 0, fmt.Errorf("option %s=%s of a MySQL target: %s %w", name, value, name, err)
 		}
+	}
+	if c.Net == "unix" {
+		return c, timeout, nil // it does not leave the machine
 	}
 	var err error
 	if c.TLS, err = e.tlsConfig(secure); err != nil {

@@ -83,7 +83,7 @@ func (e *Engine) SessionKey(t skein.Target) string {
 // Target.Options are
 //   - tls: false (the default), true, skip-verify (encrypted, the server's
 //     certificate is not looked at) or preferred (likewise if the server can,
-//     otherwise not encrypted);
+//     otherwise not encrypted); a Unix socket is never encrypted;
 //   - ssl-ca, ssl-cert, ssl-key: PEM files with the authorities that sign the
 //     server's certificate, and the client's certificate and key; tls is then
 //     true where it is not given;

@@ -115,14 +115,17 @@ func (s *session) Unlock(ctx context.Context) error {
 }
 
 // Holder says who has the tenant's lock. Without the right PROCESS the server
-// shows user and host for sessions of the same user only.
+// shows user and host for sessions of the same account only. The name, that of
+// whoever migrates, is known of these too, if the server has its performance
+// schema on (MySQL has as it comes, MariaDB has not).
 func (s *session) Holder(ctx context.Context) (*skein.Holder, error) {
 	var holder *skein.Holder
-	err := s.flight(ctx, "SELECT l.id,p.USER,p.HOST FROM (SELECT IS_USED_LOCK("+s.lockName()+") AS id) l"+
-		" LEFT JOIN information_schema.PROCESSLIST p ON p.ID=l.id",
+	err := s.flight(ctx, "SELECT l.id,p.USER,p.HOST,a.ATTR_VALUE FROM (SELECT IS_USED_LOCK("+s.lockName()+") AS id) l"+
+		" LEFT JOIN information_schema.PROCESSLIST p ON p.ID=l.id"+
+		" LEFT JOIN performance_schema.session_account_connect_attrs a ON a.PROCESSLIST_ID=l.id AND a.ATTR_NAME='"+byAttribute+"'",
 		func(_ []string, row []driver.Value) {
 			if row != nil && row[0] != nil {
-				holder = &skein.Holder{ID: text(row[0]), User: text(row[1]), Host: text(row[2])}
+				holder = &skein.Holder{ID: text(row[0]), User: text(row[1]), Host: text(row[2]), Name: text(row[3])}
 			}
 		})
 	if err != nil {
