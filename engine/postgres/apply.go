@@ -79,10 +79,11 @@ func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error
 // which, found by the server at an offset in bytes of its text.
 func (s *session) statementError(ctx context.Context, step skein.Step, i, offset int, err error) error {
 	if !errors.Is(err, errRolledBack) {
-		if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Code == activeTransaction && answer.Hint == "" {
-			answer.Hint = noTransactionHint
-		}
 		err = s.fail(ctx, err)
+		e, ok := errors.AsType[*skein.DatabaseError](err)
+		if ok && e.Hint == "" && (e.Code == activeTransaction || e.Code == invalidTermination) {
+			e.Hint = noTransactionHint
+		}
 	} else {
 		err = &skein.DatabaseError{Class: skein.Permanent, Code: "40000", Message: err.Error()}
 	}

@@ -47,7 +47,7 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 		e.Message = fmt.Sprintf("connect to %s: no answer within %s", target.Server(), timeout)
 	case strings.Contains(e.Message, "server refused TLS connection"):
 		e.Class = skein.Permanent
-		e.Hint = "the server has no TLS: the target's option sslmode may be prefer or disable if the network is trusted"
+		e.Hint = "the server has no TLS, and the target's options (sslmode, channel_binding) demand it"
 	case badCertificate(err):
 		e.Class = skein.Permanent
 		e.Hint = "the target's option sslrootcert names the file with the certificate of the authority that signed the server's"

@@ -75,21 +75,15 @@ func (s *session) Break(ctx context.Context, holder skein.Holder) error {
 
 // ClearKnexLock sets all rows of Knex's lock table back.
 func (s *session) ClearKnexLock(ctx context.Context) (bool, error) {
-	// The table may not exist, and whether it does is known only by asking.
-	var m script
-	m.add(reading, historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
-	results, err := s.run(ctx, &m)
-	if err != nil {
-		return false, s.readError(ctx, err)
-	}
-	state, err := s.readState(results[0].row)
+	state, err := s.read(ctx)
 	if err != nil || !state.hasKnexLock {
 		return false, err
 	}
 	table := state.schema + "." + quoteIdent(knexLock(s.engine.opts.KnexTable))
-	m = script{}
+	var m script
 	m.add(setup, "UPDATE "+table+" SET is_locked = 0 WHERE is_locked <> 0")
-	if results, err = s.run(ctx, &m); err != nil {
+	results, err := s.run(ctx, &m)
+	if err != nil {
 		return false, fmt.Errorf("clear Knex's lock: %w", withHint(s.fail(ctx, err),
 			fmt.Sprintf("GRANT SELECT, UPDATE ON %s TO %s", table, quoteIdent(s.target.User))))
 	}

@@ -10,9 +10,12 @@ import (
 	"github.com/skeinhq/skein/internal/sqlsplit"
 )
 
-// activeTransaction is the SQLSTATE of a statement that cannot be in a
-// transaction and is.
-const activeTransaction = "25001"
+// The SQLSTATEs of a statement that cannot be in a transaction and is, and of
+// code that ends the transaction it is in.
+const (
+	activeTransaction  = "25001"
+	invalidTermination = "2D000"
+)
 
 const noTransactionHint = "put transaction:false after migrate:up (or migrate:down), best in a file with nothing else"
 
@@ -21,9 +24,12 @@ func (e *Engine) Parse(section *skein.Section) ([]skein.Statement, error) {
 	refuse := func(line int, format string, args ...any) error {
 		return &skein.FileError{Path: section.Path, Line: section.Line + line - 1, Msg: fmt.Sprintf(format, args...)}
 	}
-	if !utf8.ValidString(section.SQL) {
-		valid := section.SQL[:len(section.SQL)-len(strings.TrimLeftFunc(section.SQL, func(r rune) bool { return r != utf8.RuneError }))]
-		return nil, refuse(1+strings.Count(valid, "\n"), "the file is not UTF-8: save it as UTF-8")
+	line := 1
+	for text := range strings.Lines(section.SQL) {
+		if !utf8.ValidString(text) {
+			return nil, refuse(line, "the file is not UTF-8: save it as UTF-8")
+		}
+		line++
 	}
 	found, err := sqlsplit.Split(sqlsplit.PostgreSQL, section.SQL)
 	if err != nil {

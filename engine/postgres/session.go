@@ -140,9 +140,14 @@ func (s *session) searchPath() string {
 
 // History reads what has run in the tenant.
 func (s *session) History(ctx context.Context) (skein.History, error) {
+	state, err := s.read(ctx)
+	return state.history, err
+}
+
+func (s *session) read(ctx context.Context) (tenantState, error) {
 	var m script
-	// The query names everything it reads by its schema, so that a session which
-	// only looks at one schema after the other sets nothing.
+	// The query names all that it reads by its schema: a session that only looks
+	// at one schema after the other has nothing to set.
 	resets := s.needsReset
 	if resets {
 		s.prepare(&m)
@@ -150,13 +155,12 @@ func (s *session) History(ctx context.Context) (skein.History, error) {
 	m.add(reading, historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
 	results, err := s.run(ctx, &m)
 	if err != nil {
-		return skein.History{}, s.readError(ctx, err)
+		return tenantState{}, s.readError(ctx, err)
 	}
 	if resets {
 		s.prepared()
 	}
-	state, err := s.readState(results[len(results)-1].row)
-	return state.history, err
+	return s.readState(results[len(results)-1].row)
 }
 
 // readState reads the answer to historyQuery.
@@ -190,7 +194,7 @@ func (s *session) readError(ctx context.Context, err error) error {
 }
 
 // table is Skein's table as SQL.
-func (s *session) table() string { return s.state.schema + "." + quoteIdent(skein.HistoryTable) }
+func (s *session) table() string { return s.state.schema + "." + skein.HistoryTable }
 
 // Record writes records under the lock.
 func (s *session) Record(ctx context.Context, records []skein.Record) error {
@@ -359,7 +363,7 @@ func (s *session) tryLock(ctx context.Context) (bool, error) {
 	}
 	if err != nil {
 		if got && !s.conn.IsClosed() && ctx.Err() == nil {
-			return false, errors.Join(err, s.release(ctx))
+			return false, errors.Join(err, s.release(ctx, s.lockKey()))
 		}
 		return false, err
 	}
@@ -392,12 +396,14 @@ func (s *session) Unlock(ctx context.Context) error {
 		return errNotLocked
 	}
 	s.locked = false
-	return s.release(ctx)
+	// By the oid that was locked: a migration may have changed the search path,
+	// and with it which schema is the first.
+	return s.release(ctx, strconv.Itoa(lockClass)+", "+s.state.schemaOID+"::oid::integer")
 }
 
-func (s *session) release(ctx context.Context) error {
+func (s *session) release(ctx context.Context, key string) error {
 	var m script
-	m.add(setup, "SELECT pg_catalog.pg_advisory_unlock("+strconv.Itoa(lockClass)+", "+s.state.schemaOID+"::oid::integer)")
+	m.add(setup, "SELECT pg_catalog.pg_advisory_unlock("+key+")")
 	results, err := s.run(ctx, &m)
 	if err != nil {
 		return fmt.Errorf("give the lock back: %w", s.fail(ctx, err))

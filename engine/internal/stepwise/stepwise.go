@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/secret"
 )
 
 // recordTimeout bounds writing a record for a run that is being abandoned.
@@ -94,7 +95,8 @@ func failed(ctx context.Context, step skein.Step, r Runner, i int, err error, no
 }
 
 // Fail is the error of a step whose statement i, counted from 0, failed with
-// err; -1 stands for a statement that is not known. An err that is a
+// err; -1 stands for a statement that is not known. Passwords that the statement
+// gives to roles are taken out of its text. An err that is a
 // *skein.StatementError already is returned as it is.
 func Fail(step skein.Step, i int, err error) *skein.StatementError {
 	if e, ok := errors.AsType[*skein.StatementError](err); ok {
@@ -108,7 +110,7 @@ func Fail(step skein.Step, i int, err error) *skein.StatementError {
 		e.Path = section.Path
 	}
 	if i >= 0 && i < len(step.Statements) {
-		e.Index, e.Line, e.Statement = i+1, step.Statements[i].Line, step.Statements[i].Text
+		e.Index, e.Line, e.Statement = i+1, step.Statements[i].Line, secret.Scrub(step.Statements[i].Text)
 	}
 	return e
 }

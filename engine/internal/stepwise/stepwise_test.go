@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -143,6 +144,11 @@ func TestFail(t *testing.T) {
 	exact.Line = 7
 	if got := Fail(step(), 1, exact); got != exact {
 		t.Errorf("Fail wrapped an error that says where already: %+v", got)
+	}
+	s := step()
+	s.Statements[0].Text = "CREATE ROLE app PASSWORD 'hunter2'"
+	if got := Fail(s, 0, errors.New("broken")).Statement; strings.Contains(got, "hunter2") || !strings.Contains(got, "CREATE ROLE app") {
+		t.Errorf("the statement is %q", got)
 	}
 	unknown := Fail(step(), -1, errors.New("broken"))
 	if unknown.Index != 0 || unknown.Line != 0 || unknown.Statement != "" || unknown.Total != 3 {
