@@ -9,12 +9,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/closest"
 	"github.com/skeinhq/skein/internal/config"
 	"github.com/skeinhq/skein/internal/ui"
 )
@@ -56,30 +59,43 @@ type app struct {
 	// stop is closed by the first signal: what has begun ends.
 	stop   chan struct{}
 	signal os.Signal // the one that closed stop; read it after stop is closed
+	// working is set while tenants are worked on, which is what the first
+	// signal lets end. Everything else it ends at once.
+	working atomic.Bool
 }
 
 // Run carries out a command line and returns the exit code.
 func Run(args []string, system System) int {
 	a := &app{System: system, args: args, stop: make(chan struct{})}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	ended := make(chan struct{})
+	defer func() {
+		signal.Stop(signals)
+		close(ended)
+	}()
 	go func() {
-		for sig := range signals {
-			select {
-			case <-a.stop:
-				// The second signal: the database connections end, and with
-				// them their locks.
-				cancel(errors.New("stopped by a second signal"))
-				return
-			default:
-				a.signal = sig
-				close(a.stop)
-			}
+		select {
+		case a.signal = <-signals:
+		case <-ended:
+			return
 		}
+		close(a.stop)
+		if !a.working.Load() {
+			cancel()
+		}
+		select {
+		case <-signals:
+		case <-ended:
+			return
+		}
+		// The database connections end, and with them their locks. Should even
+		// that take long, a third signal is the system's to deal with.
+		cancel()
+		signal.Reset(os.Interrupt, syscall.SIGTERM)
 	}()
 
 	a.setTerminal()
@@ -88,14 +104,37 @@ func Run(args []string, system System) int {
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
-	err := root.ExecuteContext(ctx)
-	return a.exitCode(err)
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.exitCode(cmd, err)
 }
 
 func (a *app) setTerminal() {
 	noColor, _ := a.LookupEnv("NO_COLOR")
 	kind, _ := a.LookupEnv("TERM")
 	a.term = ui.NewTerminal(a.Out, a.Err, ui.TerminalOptions{NoColor: a.noColor || noColor != "", Term: kind})
+}
+
+// stdin is the standard input, which a signal ends: a person may never type
+// what is waited for.
+func (a *app) stdin() io.Reader {
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.Copy(w, a.In)
+		_ = w.CloseWithError(err) // it returns nil always
+	}()
+	go func() {
+		<-a.stop
+		_ = r.CloseWithError(context.Canceled)
+	}()
+	return r
+}
+
+// work calls f, which works on tenants: from now on the first signal lets what
+// has begun end.
+func (a *app) work(f func() (skein.Summary, error)) (skein.Summary, error) {
+	a.working.Store(true)
+	defer a.working.Store(false)
+	return f()
 }
 
 // interrupted says whether a signal came.
@@ -116,7 +155,7 @@ var errFailed = errors.New("some tenants failed")
 // said so.
 var errInterrupted = errors.New("interrupted")
 
-func (a *app) exitCode(err error) int {
+func (a *app) exitCode(cmd *cobra.Command, err error) int {
 	interrupted := exitInterrupted
 	if a.interrupted() && a.signal == syscall.SIGTERM {
 		interrupted = exitTerminated
@@ -133,6 +172,10 @@ func (a *app) exitCode(err error) int {
 	case errors.Is(err, context.Canceled) && a.interrupted():
 		a.errorf("interrupted")
 		return interrupted
+	}
+	if f := cmd.Flags().Lookup("json"); f != nil && f.Changed && f.Value.String() == "true" {
+		// A program that reads the output learns there why it ends.
+		_ = a.writeJSON(jsonFault{Event: "error", Error: errorJSON(err)})
 	}
 	a.printError(err)
 	return exitUsage
@@ -183,7 +226,7 @@ To begin:
 		Version:       a.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
@@ -210,16 +253,38 @@ To begin:
 		a.planCommand(), a.statusCommand(), a.doctorCommand(),
 		a.initCommand(), a.tenantsCommand(),
 	)
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetHelpCommandGroupID("set")
+	root.SetCompletionCommandGroupID("set")
 	return root
 }
 
-// commandLine is the command as a person would type it again, with these words
-// in place of whatever chose the tenants if words is not nil.
-func commandLine(cmd *cobra.Command, args []string) string {
-	quoted := make([]string, 0, len(args)+1)
-	quoted = append(quoted, cmd.Root().Name())
-	for _, a := range args {
+// noSuchCommand refuses the word behind a command that only has others below
+// it, and says which of them is near.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(append(names, c.Name()), c.Aliases...)
+		}
+	}
+	near := closest.To(args[0], names)
+	if near == "" {
+		return fmt.Errorf("%s has no command %q (see: %s --help)", cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	return fmt.Errorf("%s has no command %q: do you mean %s %s?", cmd.CommandPath(), args[0], cmd.CommandPath(), near)
+}
+
+// shellCommand is a command as a person would type it, with words behind its
+// flags that may look like flags.
+func shellCommand(args, words []string) string {
+	if slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "-") }) {
+		args = append(args, "--")
+	}
+	quoted := make([]string, 0, len(args)+len(words))
+	for _, a := range append(args, words...) {
 		quoted = append(quoted, shellQuote(a))
 	}
 	return strings.Join(quoted, " ")

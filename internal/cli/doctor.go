@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -165,7 +166,7 @@ func (d *doctor) examine(ctx context.Context) error {
 	if err := w.fleet(set, nil).Parse(survey.Engines...); err != nil {
 		d.broken("migrations", err)
 	}
-	return cmp.Or(d.examineTenants(ctx, w, filter), d.writeErr)
+	return cmp.Or(d.examineTenants(ctx, w, filter, survey.Tenants), d.writeErr)
 }
 
 func (d *doctor) examineKey(ctx context.Context, cfg *config.Config) {
@@ -186,7 +187,7 @@ type serverFinding struct {
 	tenants int
 	failed  int
 	reasons map[string]*reason
-	bound   int
+	untold  int // tenants that failed for more reasons than are kept
 }
 
 type reason struct {
@@ -197,7 +198,7 @@ type reason struct {
 
 // examineTenants connects to each active tenant, and asks one on each server
 // about the server.
-func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter central.Filter) error {
+func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter central.Filter, total int) error {
 	var mu sync.Mutex // of what the workers find
 	servers := make(map[string]*serverFinding)
 	at := func(server string) *serverFinding {
@@ -206,7 +207,7 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter centra
 		}
 		return servers[server]
 	}
-	report := newDryRunReport(d.app, false, func(r skein.Result) {
+	report := newDryRunReport(d.app, false, total, func(r skein.Result) {
 		mu.Lock()
 		defer mu.Unlock()
 		f := at(r.Tenant.Target.Server())
@@ -216,20 +217,24 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter centra
 		}
 		f.failed++
 		key := r.Err.Error()
-		if f.reasons[key] == nil {
-			f.reasons[key] = &reason{err: r.Err}
+		why := f.reasons[key]
+		if why == nil {
+			if len(f.reasons) == maxErrorGroups {
+				f.untold++
+				return
+			}
+			why = &reason{err: r.Err}
+			f.reasons[key] = why
 		}
-		f.reasons[key].count++
-		if len(f.reasons[key].slugs) < sampleSize {
-			f.reasons[key].slugs = append(f.reasons[key].slugs, r.Tenant.Slug)
-		}
+		why.count++
+		why.slugs = keepFirst(why.slugs, r.Tenant.Slug, sampleSize, strings.Compare)
 	})
 	none, err := skein.NewSet(nil)
 	if err != nil {
 		return err
 	}
-	report.begin()
-	sum, err := w.fleet(none, report.event).Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
+	fleet := w.fleet(none, report.event)
+	look := func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
 		r := m.Assess(ctx, s, t, skein.Policy{})
 		reporter, ok := s.(skein.ServerReporter)
 		if r.Err != nil || !ok {
@@ -254,17 +259,19 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter centra
 		*f.info = info
 		mu.Unlock()
 		return r
+	}
+	report.begin()
+	sum, err := d.app.work(func() (skein.Summary, error) {
+		return fleet.Each(ctx, w.tenants(ctx, filter), look)
 	})
 	if endErr := report.end(sum); err != nil || endErr != nil {
 		return cmp.Or(err, endErr)
 	}
-	names := make([]string, 0, len(servers))
-	for name := range servers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		d.tellServer(w, name, servers[name])
+	}
+	if !d.json {
+		d.app.printInterrupted(sum, total, "looked at")
 	}
 	return nil
 }
@@ -294,14 +301,10 @@ func (d *doctor) tellServer(w *workspace, name string, f *serverFinding) {
 	default:
 		d.tell("server", fine, line, "")
 	}
-	keys := make([]string, 0, len(f.reasons))
-	for key := range f.reasons {
-		keys = append(keys, key)
+	for _, r := range slices.SortedFunc(maps.Values(f.reasons), func(x, y *reason) int { return strings.Compare(x.slugs[0], y.slugs[0]) }) {
+		d.tell("tenants", wrong, ui.Names(r.slugs, sampleSize, r.count)+": "+r.err.Error(), skein.Hint(r.err))
 	}
-	slices.Sort(keys)
-	for _, key := range keys {
-		r := f.reasons[key]
-		slices.Sort(r.slugs)
-		d.tell("tenants", wrong, ui.Names(r.slugs, sampleSize, r.count)+": "+key, skein.Hint(r.err))
+	if f.untold > 0 {
+		d.tell("tenants", wrong, fmt.Sprintf("and %s more, each for another reason (all with: skein tenants check --json)", ui.Count(f.untold)), "")
 	}
 }

@@ -6,12 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v4"
 
+	"github.com/skeinhq/skein"
 	"github.com/skeinhq/skein/central"
 	"github.com/skeinhq/skein/internal/config"
-	"github.com/skeinhq/skein/internal/ui"
 )
 
 // settingsStub is the skein.yaml that init writes.
@@ -49,11 +51,7 @@ SKEIN_CENTRAL_URL names another.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			path := a.configPath
-			if path == "" {
-				path = config.FileName
-			}
-			if err := a.writeSettings(path, url); err != nil {
+			if err := a.writeSettings(url); err != nil {
 				return err
 			}
 			cfg, err := config.Load(a.configPath, a.LookupEnv)
@@ -82,40 +80,72 @@ SKEIN_CENTRAL_URL names another.
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&url, "central", "", "`sqlite:PATH` of the central database to write into a new skein.yaml (a server's address holds a password: use SKEIN_CENTRAL_URL)")
+	cmd.Flags().StringVar(&url, "central", "", "`address` of the central database to write into a new skein.yaml (one with a password belongs in SKEIN_CENTRAL_URL)")
 	return cmd
 }
 
 // writeSettings makes the settings file if it does not exist.
-func (a *app) writeSettings(path, url string) error {
-	if _, err := os.Stat(path); err == nil {
+func (a *app) writeSettings(url string) error {
+	path, _ := config.Path(a.configPath, a.LookupEnv)
+	kept := func() error {
 		if url != "" {
 			return fmt.Errorf("%s exists already: set central.url there, or leave --central out", path)
 		}
 		a.notef("%s  kept as it is", path)
 		return nil
 	}
+	if _, err := os.Stat(path); err == nil {
+		return kept()
+	}
+	variables, err := config.Variables(path, a.LookupEnv)
+	if err != nil {
+		return err
+	}
 	value := config.DefaultCentralURL
-	switch _, fromEnv := a.LookupEnv("SKEIN_CENTRAL_URL"); {
-	case url != "":
-		value = url
-	case fromEnv:
+	if url != "" {
+		if value, err = centralSetting(url); err != nil {
+			return err
+		}
+	} else if set, _ := variables("SKEIN_CENTRAL_URL"); set != "" {
 		value = "${SKEIN_CENTRAL_URL}"
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+	folder := filepath.Dir(path)
+	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return fmt.Errorf("make the folder of the settings: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	// Whoever begins at the same time finds the whole file or none.
+	f, err := os.CreateTemp(folder, ".skein-*.yaml")
+	if err != nil {
+		return fmt.Errorf("make the settings file: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = fmt.Fprintf(f, settingsStub, value)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return fmt.Errorf("write the settings file: %w", err)
+	}
+	err = os.Link(f.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
-		return nil // someone else made it since
+		return kept()
 	}
 	if err != nil {
 		return fmt.Errorf("make the settings file: %w", err)
 	}
-	_, err = fmt.Fprintf(f, settingsStub, value)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write the settings file: %w", err)
-	}
-	a.notef("%s  settings", ui.Printable(path))
+	a.notef("%s  settings", path)
 	return nil
+}
+
+// centralSetting is an address as the settings file has it.
+func centralSetting(url string) (string, error) {
+	target, err := skein.ParseTarget(url)
+	if err != nil {
+		return "", fmt.Errorf("--central: %w", err)
+	}
+	if !target.Password.IsZero() {
+		return "", errors.New("--central holds a password, which does not belong in a file: set SKEIN_CENTRAL_URL, and leave --central out")
+	}
+	text, err := yaml.Marshal(strings.ReplaceAll(url, "$", "$$"))
+	if err != nil {
+		return "", fmt.Errorf("--central: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }

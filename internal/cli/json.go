@@ -13,26 +13,41 @@ import (
 // be added to them; none changes its meaning.
 
 type jsonTenant struct {
-	Event      string     `json:"event"` // "tenant"
-	Time       time.Time  `json:"time"`
-	ID         string     `json:"id"`
-	Slug       string     `json:"slug"`
-	Target     string     `json:"target"`
-	Result     string     `json:"result"` // changed, unchanged, failed, interrupted
-	State      string     `json:"state"`  // before the run
-	Version    string     `json:"version,omitempty"`
-	Done       []jsonStep `json:"done,omitempty"`
-	Plan       []jsonStep `json:"plan,omitempty"`
-	Pending    *int       `json:"pending,omitempty"`
-	Warnings   []string   `json:"warnings,omitempty"`
-	Error      *jsonError `json:"error,omitempty"`
-	DurationMS int64      `json:"duration_ms"`
+	Event   string     `json:"event"` // "tenant"
+	Time    time.Time  `json:"time"`
+	ID      string     `json:"id"`
+	Slug    string     `json:"slug"`
+	Target  string     `json:"target"`
+	Result  string     `json:"result"` // changed, unchanged, failed, interrupted
+	State   string     `json:"state"`  // before the run
+	Version string     `json:"version,omitempty"`
+	Done    []jsonStep `json:"done,omitempty"`
+	Plan    []jsonStep `json:"plan,omitempty"`
+	// Migrations are told of a tenant whose status was asked for by name.
+	Migrations []jsonMigration `json:"migrations,omitempty"`
+	Pending    *int            `json:"pending,omitempty"`
+	Warnings   []string        `json:"warnings,omitempty"`
+	Error      *jsonError      `json:"error,omitempty"`
+	DurationMS int64           `json:"duration_ms"`
 }
 
 type jsonStep struct {
 	Migration  string `json:"migration"`
 	Direction  string `json:"direction"`
 	DurationMS *int64 `json:"duration_ms,omitempty"`
+}
+
+// A jsonMigration is how a migration stands in a tenant.
+type jsonMigration struct {
+	Migration  string     `json:"migration"`
+	State      string     `json:"state"` // applied, pending, out of order, edited, missing, partial
+	Batch      int        `json:"batch,omitempty"`
+	AppliedAt  *time.Time `json:"applied_at,omitempty"`
+	DurationMS *int64     `json:"duration_ms,omitempty"`
+	By         string     `json:"by,omitempty"`
+	Tool       string     `json:"tool,omitempty"`
+	Done       *int       `json:"done,omitempty"` // statements of a partial one
+	Statements *int       `json:"statements,omitempty"`
 }
 
 type jsonError struct {
@@ -69,6 +84,12 @@ type jsonSummary struct {
 	GoOnWith    string `json:"go_on_with,omitempty"`
 }
 
+// A jsonFault is why a command could do nothing, or not go on.
+type jsonFault struct {
+	Event string     `json:"event"` // "error"
+	Error *jsonError `json:"error"`
+}
+
 // writeJSON writes one object a line.
 func (a *app) writeJSON(v any) error {
 	data, err := json.Marshal(v)
@@ -98,14 +119,14 @@ func (r *jsonReport) event(e skein.Event) {
 	r.write(tenantJSON(*e.Result, false))
 }
 
-func (r *jsonReport) end(sum skein.Summary, again func([]string) string) error {
+func (r *jsonReport) end(sum skein.Summary, next nextStep) error {
 	s := jsonSummary{
 		Event: "summary", Tenants: sum.Tenants, Changed: sum.Changed, Failed: sum.Failed,
 		Unchanged:  sum.Unchanged,
 		Migrations: sum.Steps, Interrupted: sum.Interrupted, DurationMS: sum.Duration.Milliseconds(),
 	}
 	if sum.Failed > 0 || sum.Interrupted {
-		s.GoOnWith = again(r.failures.slugs())
+		s.GoOnWith, _ = next(r.failures)
 	}
 	r.write(s)
 	return r.err

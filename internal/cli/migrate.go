@@ -188,8 +188,12 @@ func (a *app) carryOut(ctx context.Context, cmd *cobra.Command, w *workspace, se
 		return err
 	}
 	report.begin()
-	sum, err := fleet.Migrate(ctx, w.tenants(ctx, filter), opts)
-	endErr := report.end(sum, func(failed []string) string { return goOnWith(cmd, words, failed, sum) })
+	sum, err := a.work(func() (skein.Summary, error) {
+		return fleet.Migrate(ctx, w.tenants(ctx, filter), opts)
+	})
+	endErr := report.end(sum, func(failed failures) (command, caution string) {
+		return goOnWith(cmd, words, failed, sum.Interrupted, opts)
+	})
 	if err != nil {
 		return fmt.Errorf("read the tenants: %w", err)
 	}
@@ -216,25 +220,41 @@ func runVerb(opts skein.PlanOptions) string {
 	return "Migrated"
 }
 
+// few is how many tenants a command to go on with names rather than select
+// them as before, and many how many it names where selecting them as before
+// would do harm.
+const few, many = 5, 50
+
 // goOnWith is the command that does what a run left undone: the same command,
 // for just the tenants that failed where they are few and nothing else is left.
-func goOnWith(cmd *cobra.Command, words, failed []string, sum skein.Summary) string {
-	args := strings.Fields(cmd.CommandPath())[1:]
-	few := !sum.Interrupted && len(failed) > 0 && len(failed) <= 5
-	if few {
-		words = failed
-		// A word that could be read as a flag comes behind --.
-		if slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "-") }) {
-			words = append([]string{"--"}, words...)
+//
+// A command that counts (the next two, the last batch) does more each time it is
+// repeated, and so may not be repeated where it has been carried out.
+func goOnWith(cmd *cobra.Command, words []string, failed failures, interrupted bool, opts skein.PlanOptions) (command, caution string) {
+	counts := opts.Steps > 0 || opts.Direction == skein.Down && opts.To == "" && !opts.Everything
+	named := !interrupted && failed.total <= few
+	if counts {
+		begun := slices.ContainsFunc(failed.kept, func(r skein.Result) bool { return len(r.Done) > 0 })
+		named = !interrupted && failed.total <= many && (opts.Steps == 0 || !begun)
+		if !named {
+			verb := "apply"
+			if opts.Direction == skein.Down {
+				verb = "revert"
+			}
+			return "", fmt.Sprintf("The same command again would %s more where this one did its work: see first who is where, with skein status", verb)
 		}
 	}
-	if few && args[0] == "migrate:all-tenants" {
-		args[0] = "migrate"
+	args := strings.Fields(cmd.CommandPath())
+	if named {
+		words = failed.slugs()
+		if args[1] == "migrate:all-tenants" {
+			args[1] = "migrate"
+		}
 	}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
 		case "all", "tenants", "skip-tenants", "where":
-			if few {
+			if named {
 				return
 			}
 		}
@@ -251,55 +271,63 @@ func goOnWith(cmd *cobra.Command, words, failed []string, sum skein.Summary) str
 			}
 		}
 	})
-	return commandLine(cmd, append(args, words...))
+	return shellCommand(args, words), ""
 }
 
 // A planGroup is the tenants with the same plan.
 type planGroup struct {
-	plan    skein.Plan
-	engine  string // of the first; with --sql it is a part of what makes a group
-	err     error
-	count   int
-	sample  []string
-	pending bool
+	plan   skein.Plan
+	engine string // of the first; with --sql it is a part of what makes a group
+	err    error
+	count  int
+	sample []string // the first slugs
 }
 
 // sampleSize is how many tenants of a group are named.
 const sampleSize = 3
 
+// maxErrorGroups bounds the errors that are told one by one: where each tenant
+// has its own, there may be as many as tenants.
+const maxErrorGroups = 200
+
 // dryRun shows what opts would do in the tenants that a filter selects.
 func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, sql, asJSON bool) error {
+	survey, err := w.store.Survey(ctx, filter)
+	if err != nil {
+		return err
+	}
 	groups := make(map[string]*planGroup)
-	failed := false
-	report := newDryRunReport(a, asJSON, func(r skein.Result) {
+	errorGroups, untold := 0, 0
+	report := newDryRunReport(a, asJSON, survey.Tenants, func(r skein.Result) {
 		key := r.Plan.Key()
 		if sql && len(r.Plan.Steps) > 0 {
 			key = r.Tenant.Target.Engine + "\n" + key
 		}
 		if r.Err != nil {
-			failed = true
 			key = "!" + r.Err.Error()
 		}
 		g := groups[key]
 		if g == nil {
+			if r.Err != nil {
+				if errorGroups++; errorGroups > maxErrorGroups {
+					untold++
+					return
+				}
+			}
 			g = &planGroup{plan: r.Plan, err: r.Err, engine: r.Tenant.Target.Engine}
 			groups[key] = g
 		}
 		g.count++
-		if len(g.sample) < sampleSize {
-			g.sample = append(g.sample, r.Tenant.Slug)
-		}
+		g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare)
 	})
 	fleet := w.fleet(set, report.event)
-	survey, err := w.store.Survey(ctx, filter)
-	if err != nil {
-		return err
-	}
 	if err := fleet.Parse(survey.Engines...); err != nil {
 		return err
 	}
 	report.begin()
-	sum, err := fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
+	sum, err := a.work(func() (skein.Summary, error) {
+		return fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
+	})
 	if endErr := report.end(sum); err != nil || endErr != nil {
 		return cmp.Or(err, endErr)
 	}
@@ -307,20 +335,17 @@ func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter c
 		if err := a.printPlans(groups, fleet, sum, sql); err != nil {
 			return err
 		}
+		if untold > 0 {
+			fmt.Fprintf(a.Out, "and %s more that cannot (all with --json)\n", ui.Plural(untold, "tenant"))
+		}
+		a.printInterrupted(sum, survey.Tenants, "looked at")
 	}
-	if sum.Interrupted {
-		return errInterrupted
-	}
-	if failed {
-		return errFailed
-	}
-	return nil
+	return outcome(sum)
 }
 
 func (a *app) printPlans(groups map[string]*planGroup, fleet *skein.Fleet, sum skein.Summary, sql bool) error {
 	sorted := make([]*planGroup, 0, len(groups))
 	for _, g := range groups {
-		slices.Sort(g.sample)
 		sorted = append(sorted, g)
 	}
 	// What would be done comes first, what cannot be done last, where it is
@@ -420,16 +445,17 @@ func (a *app) printSQL(fleet *skein.Fleet, g *planGroup, m *skein.Migration) err
 // A dryRunReport collects the results of a run that changes nothing.
 type dryRunReport struct {
 	collect func(skein.Result)
+	detail  func(skein.Result, *jsonTenant) // adds to what --json tells, nil: nothing
 	json    *jsonReport
 	text    *textReport
 }
 
-func newDryRunReport(a *app, asJSON bool, collect func(skein.Result)) *dryRunReport {
+func newDryRunReport(a *app, asJSON bool, total int, collect func(skein.Result)) *dryRunReport {
 	r := &dryRunReport{collect: collect}
 	if asJSON {
 		r.json = &jsonReport{app: a}
 	} else {
-		r.text = newTextReport(a, "", 0)
+		r.text = newTextReport(a, "", total)
 		r.text.silent = true
 	}
 	return r
@@ -438,7 +464,11 @@ func newDryRunReport(a *app, asJSON bool, collect func(skein.Result)) *dryRunRep
 func (r *dryRunReport) event(e skein.Event) {
 	if e.Type == skein.TenantEnded {
 		if r.json != nil {
-			r.json.write(tenantJSON(*e.Result, true))
+			j := tenantJSON(*e.Result, true)
+			if r.detail != nil {
+				r.detail(*e.Result, &j)
+			}
+			r.json.write(j)
 		}
 		if !errors.Is(e.Result.Err, skein.ErrInterrupted) {
 			r.collect(*e.Result)
@@ -457,10 +487,8 @@ func (r *dryRunReport) begin() {
 
 func (r *dryRunReport) end(sum skein.Summary) error {
 	if r.json != nil {
-		return r.json.end(sum, func([]string) string { return "" })
+		return r.json.end(sum, noNextStep)
 	}
-	if r.text.live != nil {
-		r.text.live.End()
-	}
+	r.text.close()
 	return nil
 }

@@ -18,16 +18,24 @@ import (
 type reporter interface {
 	begin()
 	event(skein.Event)
-	// end shows what came of the whole run. again is the command that goes on
-	// with what is not done.
-	end(sum skein.Summary, again func(failed []string) string) error
+	// end shows what came of the whole run.
+	end(sum skein.Summary, next nextStep) error
 }
 
+// A nextStep says how to go on after a run that left something undone: the
+// command, or where there is none that could be given without harm, a word of
+// caution.
+type nextStep func(failed failures) (command, caution string)
+
+// noNextStep is that of a run that changes nothing.
+func noNextStep(failures) (command, caution string) { return "", "" }
+
 // maxFailures bounds the failures that are kept to be told at the end. The
-// others are counted, and each was told when it happened.
+// others are counted.
 const maxFailures = 1000
 
-// failures are the tenants that failed, kept for the end of a run.
+// failures are the tenants that failed, the first of them by slug kept for the
+// end of a run.
 type failures struct {
 	kept  []skein.Result
 	total int
@@ -35,9 +43,7 @@ type failures struct {
 
 func (f *failures) add(r skein.Result) {
 	f.total++
-	if len(f.kept) < maxFailures {
-		f.kept = append(f.kept, r)
-	}
+	f.kept = keepFirst(f.kept, r, maxFailures, func(a, b skein.Result) int { return strings.Compare(a.Tenant.Slug, b.Tenant.Slug) })
 }
 
 func (f *failures) slugs() []string {
@@ -45,15 +51,26 @@ func (f *failures) slugs() []string {
 	for i, r := range f.kept {
 		out[i] = r.Tenant.Slug
 	}
-	slices.Sort(out)
 	return out
+}
+
+// keepFirst puts x in its place in a sorted list, of which no more than limit
+// are kept: tenants end in any order, and what is shown of many is the same in
+// each run.
+func keepFirst[T any](list []T, x T, limit int, compare func(a, b T) int) []T {
+	at, _ := slices.BinarySearchFunc(list, x, compare)
+	if at == limit {
+		return list
+	}
+	list = slices.Insert(list, at, x)
+	return list[:min(len(list), limit)]
 }
 
 // textReport is for people.
 type textReport struct {
 	app   *app
-	total int // tenants in the run, 0 if that is not known
-	// doing and done are the verb of the run: "migrate", "migrated".
+	total int // tenants in the run
+	// done is the verb of the run, as "Migrated".
 	done   string
 	each   bool // show each migration, and tenants with nothing to do
 	silent bool // only the live line: what is found is shown at the end
@@ -89,6 +106,13 @@ func (r *textReport) begin() {
 	}
 }
 
+// close takes the live line away.
+func (r *textReport) close() {
+	if r.live != nil {
+		r.live.End()
+	}
+}
+
 // slow is after how long a tenant is named in the live line.
 const slow = 5 * time.Second
 
@@ -99,11 +123,7 @@ func (r *textReport) line(width int) string {
 	term := r.app.term
 	elapsed := time.Since(r.start)
 	var b strings.Builder
-	if r.total > 0 {
-		fmt.Fprintf(&b, "%s/%s", ui.Count(r.ended), ui.Count(r.total))
-	} else {
-		b.WriteString(ui.Count(r.ended))
-	}
+	fmt.Fprintf(&b, "%s/%s", ui.Count(r.ended), ui.Count(r.total))
 	fmt.Fprintf(&b, "  ok %s  failed %s  skipped %s", ui.Count(r.ok-r.same), ui.Count(r.failures.total), ui.Count(r.same))
 	if rate := float64(r.ended) / elapsed.Seconds(); r.ended > 0 && elapsed > time.Second {
 		fmt.Fprintf(&b, "  %.0f/s", rate)
@@ -150,7 +170,7 @@ func (r *textReport) event(e skein.Event) {
 	}
 }
 
-// note counts an event and returns the line that stays, if there is one.
+// note counts an event and returns the lines that stay, if there are any.
 func (r *textReport) note(e skein.Event) string {
 	term := r.app.term
 	switch e.Type {
@@ -175,30 +195,38 @@ func (r *textReport) note(e skein.Event) string {
 		case res.Err != nil:
 			r.failures.add(res)
 			return fmt.Sprintf("%s %s  %s", term.OnErr(ui.Red, "✗"), term.OnErr(ui.Bold, slug), ui.Printable(oneLine(res.Err)))
-		case len(res.Done) == 0:
-			r.ok++
+		}
+		r.ok++
+		var lines []string
+		if len(res.Done) > 0 {
+			lines = append(lines, r.changed(res))
+		} else {
 			r.same++
 			if r.each {
-				return fmt.Sprintf("%s %s  nothing to do", term.OnErr(ui.Dim, "="), slug)
+				lines = append(lines, fmt.Sprintf("%s %s  nothing to do", term.OnErr(ui.Dim, "="), slug))
 			}
-		default:
-			r.ok++
-			names := make([]string, len(res.Done))
-			for i, d := range res.Done {
-				names[i] = d.Migration.Name
-			}
-			line := fmt.Sprintf("%s  %s %s in %s: ", slug, ui.Plural(len(names), "migration"), pastTense(res), ui.Took(res.Duration))
-			listed := strings.Join(names, ", ")
-			if width := term.Width() - 3; term.Live() && len(names) > 2 && ui.Width(line+listed) > width {
-				listed = names[0] + " … " + names[len(names)-1]
-			}
-			return term.OnErr(ui.Green, "✓") + " " + ui.Printable(line+listed)
 		}
 		for _, w := range res.Plan.Warnings {
-			return fmt.Sprintf("%s %s  %s", term.OnErr(ui.Yellow, "!"), slug, ui.Printable(w))
+			lines = append(lines, fmt.Sprintf("%s %s  %s", term.OnErr(ui.Yellow, "!"), slug, ui.Printable(w)))
 		}
+		return strings.Join(lines, "\n")
 	}
 	return ""
+}
+
+// changed is the line of a tenant in which something was done.
+func (r *textReport) changed(res skein.Result) string {
+	term := r.app.term
+	names := make([]string, len(res.Done))
+	for i, d := range res.Done {
+		names[i] = d.Migration.Name
+	}
+	line := fmt.Sprintf("%s  %s %s in %s: ", res.Tenant.Slug, ui.Plural(len(names), "migration"), pastTense(res), ui.Took(res.Duration))
+	listed := strings.Join(names, ", ")
+	if width := term.Width() - 3; term.Live() && len(names) > 2 && ui.Width(line+listed) > width {
+		listed = names[0] + " … " + names[len(names)-1]
+	}
+	return term.OnErr(ui.Green, "✓") + " " + ui.Printable(line+listed)
 }
 
 func pastTense(r skein.Result) string {
@@ -211,10 +239,8 @@ func pastTense(r skein.Result) string {
 	return "applied"
 }
 
-func (r *textReport) end(sum skein.Summary, again func([]string) string) error {
-	if r.live != nil {
-		r.live.End()
-	}
+func (r *textReport) end(sum skein.Summary, next nextStep) error {
+	r.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	term, out := r.app.term, r.app.Out
@@ -223,41 +249,55 @@ func (r *textReport) end(sum skein.Summary, again func([]string) string) error {
 		fmt.Fprintln(out)
 		r.app.printFailures(r.failures)
 	}
-	line := fmt.Sprintf("%s %s in %s", r.done, ui.Plural(sum.Changed, "tenant"), ui.Took(sum.Duration))
-	parts := []string{ui.Plural(sum.Steps, "migration")}
-	if r.same > 0 {
-		parts = append(parts, ui.Count(r.same)+" had nothing to do")
-	}
-	if sum.Failed > 0 {
-		parts = append(parts, term.OnOut(ui.Red, ui.Count(sum.Failed)+" failed"))
-	}
-	if sum.Tenants == 0 {
-		line, parts = "No tenant to work on", nil
-	}
-	if len(parts) > 0 {
-		line += ": " + strings.Join(parts, ", ")
-	}
 	style := ui.Green
 	if sum.Failed > 0 || sum.Interrupted {
 		style = ui.Bold
 	}
-	head, tail, _ := strings.Cut(line, ":")
-	fmt.Fprint(out, term.OnOut(style, head))
-	if tail != "" {
-		fmt.Fprint(out, ":"+tail)
-	}
-	fmt.Fprintln(out)
-	if sum.Interrupted {
-		left := ""
-		if n := r.total - sum.Tenants; r.total > 0 && n > 0 {
-			left = ": " + ui.Plural(n, "tenant") + " not begun"
+	head, tail := r.summary(sum)
+	fmt.Fprintln(out, term.OnOut(style, head)+tail)
+	r.app.printInterrupted(sum, r.total, "begun")
+	if sum.Failed > 0 || sum.Interrupted {
+		command, caution := next(r.failures)
+		if command != "" {
+			fmt.Fprintf(out, "Go on with:  %s\n", ui.Printable(command))
 		}
-		fmt.Fprintf(out, "%s%s\n", term.OnOut(ui.Yellow, "Interrupted"), left)
-	}
-	if command := again(r.failures.slugs()); command != "" && (sum.Failed > 0 || sum.Interrupted) {
-		fmt.Fprintf(out, "Go on with:  %s\n", ui.Printable(command))
+		if caution != "" {
+			fmt.Fprintf(out, "%s %s\n", term.OnOut(ui.Yellow, "!"), ui.Printable(caution))
+		}
 	}
 	return nil
+}
+
+// summary is the line that says what came of a run: what was done, and the
+// rest.
+func (r *textReport) summary(sum skein.Summary) (head, tail string) {
+	if sum.Tenants == 0 {
+		return "No tenant to work on", ""
+	}
+	took := ui.Took(sum.Duration)
+	if sum.Changed == 0 && sum.Failed == 0 && !sum.Interrupted {
+		return "Nothing to do in " + ui.Plural(sum.Tenants, "tenant"), ", looked at in " + took
+	}
+	tail = ": " + ui.Plural(sum.Steps, "migration")
+	if sum.Unchanged > 0 {
+		tail += ", " + ui.Count(sum.Unchanged) + " had nothing to do"
+	}
+	if sum.Failed > 0 {
+		tail += ", " + r.app.term.OnOut(ui.Red, ui.Count(sum.Failed)+" failed")
+	}
+	return fmt.Sprintf("%s %s in %s", r.done, ui.Plural(sum.Changed, "tenant"), took), tail
+}
+
+// printInterrupted says how much a signal left undone.
+func (a *app) printInterrupted(sum skein.Summary, total int, verb string) {
+	if !sum.Interrupted {
+		return
+	}
+	left := ""
+	if n := total - sum.Tenants; n > 0 {
+		left = fmt.Sprintf(": %s not %s", ui.Plural(n, "tenant"), verb)
+	}
+	fmt.Fprintf(a.Out, "%s%s\n", a.term.OnOut(ui.Yellow, "Interrupted"), left)
 }
 
 // oneLine is an error as one line of a list: what, and where.
@@ -295,11 +335,10 @@ func (a *app) printFailures(f failures) {
 		g.slugs = append(g.slugs, r.Tenant.Slug)
 	}
 	for _, g := range groups {
-		slices.Sort(g.slugs)
 		a.printFailure(ui.Names(g.slugs, 5, len(g.slugs)), g.first.Err)
 	}
 	if more := f.total - len(f.kept); more > 0 {
-		fmt.Fprintf(a.Out, "and %s more failed, told above as they did\n\n", ui.Count(more))
+		fmt.Fprintf(a.Out, "and %s more failed (all with --json)\n\n", ui.Count(more))
 	}
 }
 

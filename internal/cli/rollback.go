@@ -109,9 +109,17 @@ prompt or by --yes.
 // prepareRollback makes all plans before the first is carried out, refuses if
 // one cannot be, and asks where more than one tenant would be touched.
 func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, yes, asJSON bool) (bool, error) {
+	survey, err := w.store.Survey(ctx, filter)
+	if err != nil {
+		return false, err
+	}
 	var refused failures
 	tenants, migrations := 0, 0
+	// What cannot be read now is told by the run itself.
+	report := newTextReport(a, "", survey.Tenants)
+	report.silent = true
 	fleet := w.fleet(set, func(e skein.Event) {
+		report.event(e)
 		if e.Type != skein.TenantEnded {
 			return
 		}
@@ -124,18 +132,19 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 			migrations += n
 		}
 	})
-	survey, err := w.store.Survey(ctx, filter)
-	if err != nil {
-		return false, err
-	}
 	if err := fleet.Parse(survey.Engines...); err != nil {
 		return false, err
 	}
-	sum, err := fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
+	report.begin()
+	sum, err := a.work(func() (skein.Summary, error) {
+		return fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
+	})
+	report.close()
 	if err != nil {
 		return false, fmt.Errorf("read the tenants: %w", err)
 	}
 	if sum.Interrupted {
+		a.errorf("interrupted: nothing was reverted")
 		return false, errInterrupted
 	}
 	if refused.total > 0 {
@@ -145,7 +154,7 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 				report.write(tenantJSON(r, false))
 			}
 			end := skein.Summary{Tenants: sum.Tenants, Unchanged: sum.Tenants - refused.total, Failed: refused.total, Duration: sum.Duration}
-			return false, cmp.Or(report.end(end, func([]string) string { return "" }), errFailed)
+			return false, cmp.Or(report.end(end, noNextStep), errFailed)
 		}
 		a.printFailures(refused)
 		fmt.Fprintf(a.Out, "Nothing was reverted: %s cannot be rolled back\n", ui.Plural(refused.total, "tenant"))
@@ -161,7 +170,7 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 // confirm asks a person. Where there is none it refuses, and names the flag that
 // goes on without asking.
 func (a *app) confirm(ctx context.Context, question, flag string) (bool, error) {
-	if !ui.IsTerminal(a.In) {
+	if ui.Keyboard(a.In) == nil {
 		return false, fmt.Errorf("%s There is no terminal to ask at: give %s if that is meant", question, flag)
 	}
 	fmt.Fprintf(a.Err, "%s [y/N] ", question)

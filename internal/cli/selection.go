@@ -81,11 +81,28 @@ func (s *selection) filter(a *app, words []string) (central.Filter, error) {
 	return f, nil
 }
 
+// again is a command that works on the same tenants.
+func (s *selection) again(command string, words []string) string {
+	args := []string{"skein", command}
+	if s.all {
+		args = append(args, "--all")
+	}
+	for _, f := range []struct {
+		flag   string
+		values []string
+	}{{"--tenants", s.only}, {"--skip-tenants", s.skip}, {"--where", s.where}} {
+		for _, v := range f.values {
+			args = append(args, f.flag, v)
+		}
+	}
+	return shellCommand(args, words)
+}
+
 // words splits what a flag was given, with the lines of its @files.
 func (a *app) words(flag string, given []string) ([]string, error) {
 	readFile := func(name string) ([]byte, error) {
 		if name == "-" {
-			return io.ReadAll(a.In)
+			return io.ReadAll(a.stdin())
 		}
 		return os.ReadFile(name)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -69,7 +70,8 @@ The states:
 			if len(words) == 1 && len(sel.only) == 0 && !asJSON {
 				return a.statusOfOne(ctx, w, set, words[0], check)
 			}
-			return a.statusOfMany(ctx, w, set, filter, asJSON, check)
+			v := &statusView{app: a, json: asJSON, check: check, words: words, behind: sel.again("migrate", words)}
+			return v.ofMany(ctx, w, set, filter)
 		},
 	}
 	sel.register(cmd, a)
@@ -83,11 +85,15 @@ The states:
 
 // A standGroup is the tenants that stand alike.
 type standGroup struct {
+	standKey
+	count  int
+	sample []string // the first slugs
+}
+
+type standKey struct {
 	state   skein.State
 	version string
 	pending int
-	count   int
-	sample  []string
 }
 
 // needsPerson says whether a state does not mend itself by migrating.
@@ -98,90 +104,105 @@ func needsPerson(s skein.State) bool {
 // maxNamed bounds the tenants that are listed by name.
 const maxNamed = 50
 
-func (a *app) statusOfMany(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, asJSON, check bool) error {
-	type groupKey struct {
-		state   skein.State
-		version string
-		pending int
+// stateRank orders states by how much they need a person.
+var stateRank = map[skein.State]int{
+	skein.StateUpToDate: 0, skein.StateBehind: 1, skein.StateAhead: 2, skein.StateMissing: 3,
+	skein.StateEdited: 4, skein.StatePartial: 5, skein.StateUnreachable: 6,
+}
+
+// A statusView is how many tenants stand.
+type statusView struct {
+	app    *app
+	json   bool
+	check  bool
+	words  []string // the tenants that were asked for by name
+	behind string   // the command that brings them up to date
+
+	total         int
+	groups        map[standKey]*standGroup
+	troubled      []skein.Result // the worst of them
+	troubledTotal int
+	notUpToDate   int
+}
+
+func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter) error {
+	survey, err := w.store.Survey(ctx, filter)
+	if err != nil {
+		return err
 	}
-	groups := make(map[groupKey]*standGroup)
-	var troubled []skein.Result
-	troubledTotal, notUpToDate := 0, 0
-	collect := func(r skein.Result) {
-		s := r.Standing
-		k := groupKey{state: s.State, pending: len(s.Pending)}
-		if s.Newest != nil {
-			k.version = s.Newest.Version
-		}
-		g := groups[k]
-		if g == nil {
-			g = &standGroup{state: k.state, version: k.version, pending: k.pending}
-			groups[k] = g
-		}
-		g.count++
-		if len(g.sample) < sampleSize {
-			g.sample = append(g.sample, r.Tenant.Slug)
-		}
-		if s.State != skein.StateUpToDate {
-			notUpToDate++
-		}
-		if needsPerson(s.State) || len(s.OutOfOrder) > 0 || s.KnexLocked {
-			troubledTotal++
-			if len(troubled) < maxNamed {
-				troubled = append(troubled, r)
-			}
+	v.total, v.groups = survey.Tenants, make(map[standKey]*standGroup)
+	report := newDryRunReport(v.app, v.json, v.total, v.collect)
+	if len(v.words) > 0 {
+		report.detail = func(r skein.Result, j *jsonTenant) {
+			j.Migrations = migrationsJSON(tenantLines(set, r.History, r.Standing))
 		}
 	}
-	report := newDryRunReport(a, asJSON, collect)
 	fleet := w.fleet(set, report.event)
 	policy := w.cfg.Migrations.Policy
 	report.begin()
-	sum, err := fleet.Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
-		return m.Assess(ctx, s, t, policy)
+	sum, err := v.app.work(func() (skein.Summary, error) {
+		return fleet.Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
+			return m.Assess(ctx, s, t, policy)
+		})
 	})
 	if endErr := report.end(sum); err != nil || endErr != nil {
 		return cmp.Or(err, endErr)
 	}
-	if !asJSON {
-		sorted := make([]*standGroup, 0, len(groups))
-		for _, g := range groups {
-			slices.Sort(g.sample)
-			sorted = append(sorted, g)
-		}
-		if err := a.printStatus(sorted, troubled, troubledTotal, sum, set, policy); err != nil {
+	if !v.json {
+		if err := v.print(sum, set); err != nil {
 			return err
 		}
+		v.app.printInterrupted(sum, v.total, "looked at")
 	}
-	switch {
-	case sum.Interrupted:
-		return errInterrupted
-	case sum.Failed > 0, check && notUpToDate > 0:
+	if v.check && v.notUpToDate > 0 && !sum.Interrupted {
 		return errFailed
 	}
-	return nil
+	return outcome(sum)
 }
 
-func (a *app) printStatus(groups []*standGroup, troubled []skein.Result, troubledTotal int, sum skein.Summary, set *skein.Set, policy skein.Policy) error {
-	out, term := a.Out, a.term
-	if sum.Tenants == 0 {
+func (v *statusView) collect(r skein.Result) {
+	s := r.Standing
+	key := standKey{state: s.State, pending: len(s.Pending)}
+	if s.Newest != nil {
+		key.version = s.Newest.Version
+	}
+	g := v.groups[key]
+	if g == nil {
+		g = &standGroup{standKey: key}
+		v.groups[key] = g
+	}
+	g.count++
+	g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare)
+	if s.State != skein.StateUpToDate {
+		v.notUpToDate++
+	}
+	if needsPerson(s.State) || len(s.OutOfOrder) > 0 || s.KnexLocked {
+		v.troubledTotal++
+		v.troubled = keepFirst(v.troubled, r, maxNamed, func(x, y skein.Result) int {
+			return cmp.Or(cmp.Compare(stateRank[y.Standing.State], stateRank[x.Standing.State]), strings.Compare(x.Tenant.Slug, y.Tenant.Slug))
+		})
+	}
+}
+
+func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
+	out, term := v.app.Out, v.app.term
+	if sum.Tenants == 0 && !sum.Interrupted {
 		fmt.Fprintln(out, "No active tenants. Add one with: skein tenants add")
 		return nil
 	}
-	rank := map[skein.State]int{
-		skein.StateUpToDate: 0, skein.StateBehind: 1, skein.StateAhead: 2, skein.StateMissing: 3,
-		skein.StateEdited: 4, skein.StatePartial: 5, skein.StateUnreachable: 6,
-	}
-	slices.SortFunc(groups, func(x, y *standGroup) int {
-		return cmp.Or(cmp.Compare(rank[x.state], rank[y.state]), cmp.Compare(x.pending, y.pending), cmp.Compare(y.count, x.count), cmp.Compare(x.version, y.version))
+	groups := slices.SortedFunc(maps.Values(v.groups), func(x, y *standGroup) int {
+		return cmp.Or(cmp.Compare(stateRank[x.state], stateRank[y.state]), cmp.Compare(x.pending, y.pending), cmp.Compare(y.count, x.count), cmp.Compare(x.version, y.version))
 	})
 	var t ui.Table
 	t.RightAlign(0)
 	dim := func(s string) string { return term.OnOut(ui.Dim, s) }
 	t.Row(ui.Styled(dim, "TENANTS"), ui.Styled(dim, "STATE"), ui.Styled(dim, "VERSION"), ui.Styled(dim, "WHICH"))
+	behind := false
 	for _, g := range groups {
 		state := string(g.state)
 		if g.state == skein.StateBehind {
-			state = fmt.Sprintf("behind by %s", ui.Count(g.pending))
+			behind = true
+			state = "behind by " + ui.Count(g.pending)
 		}
 		version := g.version
 		if version == "" && g.state != skein.StateUnreachable {
@@ -198,27 +219,21 @@ func (a *app) printStatus(groups []*standGroup, troubled []skein.Result, trouble
 	}
 	fmt.Fprintf(out, "\n%s in %s; %s\n", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration), ui.Printable(newest))
 
-	if troubledTotal > 0 {
+	if v.troubledTotal > 0 {
 		fmt.Fprintf(out, "\n%s\n", term.OnOut(ui.Bold, "These need a person:"))
-		slices.SortFunc(troubled, func(x, y skein.Result) int {
-			return cmp.Or(cmp.Compare(rank[y.Standing.State], rank[x.Standing.State]), cmp.Compare(x.Tenant.Slug, y.Tenant.Slug))
-		})
 		var t ui.Table
-		for _, r := range troubled {
+		for _, r := range v.troubled {
 			t.Row(r.Tenant.Slug, ui.Styled(func(s string) string { return term.OnOut(stateStyle(r.Standing.State), s) }, string(r.Standing.State)), trouble(r))
 		}
 		if err := t.Write(out, "  "); err != nil {
 			return err
 		}
-		if more := troubledTotal - len(troubled); more > 0 {
+		if more := v.troubledTotal - len(v.troubled); more > 0 {
 			fmt.Fprintf(out, "  and %s more (all with --json)\n", ui.Count(more))
 		}
 	}
-	for _, g := range groups {
-		if g.state == skein.StateBehind {
-			fmt.Fprintf(out, "\nBring them up to date with:  skein migrate --all\n")
-			break
-		}
+	if behind {
+		fmt.Fprintf(out, "\nBring them up to date with:  %s\n", ui.Printable(v.behind))
 	}
 	return nil
 }
@@ -285,13 +300,16 @@ func (a *app) statusOfOne(ctx context.Context, w *workspace, set *skein.Set, wor
 		}
 	})
 	one := func(yield func(skein.Tenant, error) bool) { yield(tenant, nil) }
-	sum, err := fleet.Each(ctx, one, func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
-		return m.Assess(ctx, s, t, policy)
+	sum, err := a.work(func() (skein.Summary, error) {
+		return fleet.Each(ctx, one, func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
+			return m.Assess(ctx, s, t, policy)
+		})
 	})
 	if err != nil {
 		return err
 	}
-	if sum.Tenants == 0 {
+	if sum.Interrupted {
+		a.printInterrupted(sum, 1, "looked at")
 		return errInterrupted
 	}
 	if result.Err != nil {
@@ -324,7 +342,8 @@ func (a *app) printTenantStatus(set *skein.Set, r skein.Result) error {
 	t.RightAlign(2, 4)
 	t.Row(ui.Styled(dim, "MIGRATION"), ui.Styled(dim, "STATE"), ui.Styled(dim, "BATCH"), ui.Styled(dim, "APPLIED"), ui.Styled(dim, "TOOK"), ui.Styled(dim, "BY"))
 	for _, line := range tenantLines(set, r.History, s) {
-		t.Row(line.name, ui.Styled(func(s string) string { return term.OnOut(line.style, s) }, line.state), line.batch, line.at, line.took, line.by)
+		batch, at, took, by := line.cells()
+		t.Row(line.name, ui.Styled(func(s string) string { return term.OnOut(line.style, s) }, line.text), batch, at, took, by)
 	}
 	if err := t.Write(out, ""); err != nil {
 		return err
@@ -335,57 +354,93 @@ func (a *app) printTenantStatus(set *skein.Set, r skein.Result) error {
 	return nil
 }
 
-type statusLine struct {
-	name, state, batch, at, took, by string
-	style                            ui.Style
+// A tenantLine is how one migration stands in a tenant.
+type tenantLine struct {
+	name  string
+	state string // as --json has it
+	text  string // the state, for people
+	style ui.Style
+	rec   *skein.Record // nil where it is pending
 }
 
-// tenantLines are a tenant's migrations in the order of the files, those
-// without a file first where they were applied before the others.
-func tenantLines(set *skein.Set, history skein.History, s skein.Standing) []statusLine {
-	records := make(map[string]skein.Record, len(history.Records))
-	for _, r := range history.Records {
-		records[r.Name] = r
+// tenantLines are a tenant's migrations in the order of the files, and behind
+// them those without a file.
+func tenantLines(set *skein.Set, history skein.History, s skein.Standing) []tenantLine {
+	records := make(map[string]*skein.Record, len(history.Records))
+	for i, r := range history.Records {
+		records[r.Name] = &history.Records[i]
 	}
-	recorded := func(r skein.Record, state string, style ui.Style) statusLine {
-		line := statusLine{name: r.Name, state: state, style: style, batch: ui.Count(r.Batch), by: r.By}
-		if !r.AppliedAt.IsZero() {
-			line.at = r.AppliedAt.Local().Format(time.DateTime)
-		}
-		if r.Duration > 0 {
-			line.took = ui.Took(r.Duration)
-		}
-		switch {
-		case r.InKnex && r.By == "":
-			line.by = "knex"
-		case line.by != "" && r.Tool != "":
-			line.by += " (" + r.Tool + ")"
-		}
-		return line
-	}
-	var lines []statusLine
+	partial := func(r *skein.Record) string { return fmt.Sprintf("partial, %d of %d", r.Done, r.Total) }
+	var lines []tenantLine
 	for _, m := range set.All() {
-		r, ok := records[m.Name]
+		line := tenantLine{name: m.Name, rec: records[m.Name]}
 		switch {
-		case !ok && slices.Contains(s.OutOfOrder, m):
-			lines = append(lines, statusLine{name: m.Name, state: "pending, out of order", style: ui.Red})
-		case !ok:
-			lines = append(lines, statusLine{name: m.Name, state: "pending", style: ui.Yellow})
-		case r.Partial():
-			lines = append(lines, recorded(r, fmt.Sprintf("partial, %d of %d", r.Done, r.Total), ui.Red))
+		case line.rec == nil && slices.Contains(s.OutOfOrder, m):
+			line.state, line.text, line.style = "out of order", "pending, out of order", ui.Red
+		case line.rec == nil:
+			line.state, line.text, line.style = "pending", "pending", ui.Yellow
+		case line.rec.Partial():
+			line.state, line.text, line.style = "partial", partial(line.rec), ui.Red
 		case slices.Contains(s.Edited, m):
-			lines = append(lines, recorded(r, "applied, edited since", ui.Red))
+			line.state, line.text, line.style = "edited", "applied, edited since", ui.Red
 		default:
-			lines = append(lines, recorded(r, "applied", ui.Green))
+			line.state, line.text, line.style = "applied", "applied", ui.Green
 		}
+		lines = append(lines, line)
 	}
-	for _, r := range s.Missing {
-		lines = append(lines, recorded(r, "applied, no file", ui.Red))
-	}
-	for _, r := range s.Partial {
-		if m, _ := set.Find(r.Name); m == nil {
-			lines = append(lines, recorded(r, fmt.Sprintf("partial, %d of %d, no file", r.Done, r.Total), ui.Red))
+	for i, r := range history.Records {
+		if m, _ := set.Find(r.Name); m != nil {
+			continue
 		}
+		line := tenantLine{name: r.Name, rec: &history.Records[i], state: "missing", text: "applied, no file", style: ui.Red}
+		if r.Partial() {
+			line.state, line.text = "partial", partial(line.rec)+", no file"
+		}
+		lines = append(lines, line)
 	}
 	return lines
+}
+
+// cells are a line's columns behind its name and state: batch, when it was
+// applied, how long it took, by whom.
+func (l tenantLine) cells() (batch, at, took, by string) {
+	r := l.rec
+	if r == nil {
+		return "", "", "", ""
+	}
+	if !r.AppliedAt.IsZero() {
+		at = r.AppliedAt.Local().Format(time.DateTime)
+	}
+	if r.Duration > 0 {
+		took = ui.Took(r.Duration)
+	}
+	switch by = r.By; {
+	case r.InKnex && by == "":
+		by = "knex"
+	case by != "" && r.Tool != "":
+		by += " (" + r.Tool + ")"
+	}
+	return ui.Count(r.Batch), at, took, by
+}
+
+func migrationsJSON(lines []tenantLine) []jsonMigration {
+	all := make([]jsonMigration, len(lines))
+	for i, l := range lines {
+		j := jsonMigration{Migration: l.name, State: l.state}
+		if r := l.rec; r != nil {
+			j.Batch, j.By, j.Tool = r.Batch, r.By, r.Tool
+			if !r.AppliedAt.IsZero() {
+				at := r.AppliedAt.UTC()
+				j.AppliedAt = &at
+			}
+			if ms := r.Duration.Milliseconds(); r.Tool != "" {
+				j.DurationMS = &ms
+			}
+			if r.Partial() {
+				j.Done, j.Statements = &r.Done, &r.Total
+			}
+		}
+		all[i] = j
+	}
+	return all
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -31,7 +32,7 @@ Where skein.yaml maps a table of the application's own (central.tenants), the
 list is only read; the application changes it.
 
 ` + exitCodesHelp,
-		Args: cobra.NoArgs,
+		Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
@@ -345,12 +346,22 @@ func pairs(flag string, words []string) (map[string]string, error) {
 	return out, nil
 }
 
-// readPassword reads one line, which a terminal does not show.
+// readPassword reads one line. A person is asked for it, and it is not shown.
 func (a *app) readPassword() (secret.Secret, error) {
-	text, err := ui.ReadPassword(a.In, a.Err, "Password: ")
+	var text string
+	var err error
+	if terminal := ui.Keyboard(a.In); terminal != nil {
+		text, err = ui.ReadPassword(terminal, a.Err, "Password: ", a.stop)
+	} else {
+		text, err = bufio.NewReader(a.stdin()).ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil // a last line need not end
+		}
+	}
 	if err != nil {
 		return secret.Secret{}, fmt.Errorf("read the password: %w", err)
 	}
+	text = strings.TrimRight(text, "\r\n")
 	if text == "" {
 		return secret.Secret{}, errors.New("the password on standard input is empty")
 	}
@@ -387,9 +398,10 @@ object in JSON. Passwords are stored encrypted.
 					return err
 				}
 			}
-			var in io.Reader = a.In
-			name := "standard input"
-			if args[0] != "-" {
+			in, name := io.Reader(nil), "standard input"
+			if args[0] == "-" {
+				in = a.stdin()
+			} else {
 				file, err := os.Open(args[0])
 				if err != nil {
 					return err
@@ -525,8 +537,12 @@ that cannot be reached, a login that is refused, a database that does not exist.
 }
 
 func (a *app) checkTenants(ctx context.Context, w *workspace, filter central.Filter, asJSON bool) error {
+	survey, err := w.store.Survey(ctx, filter)
+	if err != nil {
+		return err
+	}
 	var failed failures
-	report := newDryRunReport(a, asJSON, func(r skein.Result) {
+	report := newDryRunReport(a, asJSON, survey.Tenants, func(r skein.Result) {
 		if r.Err != nil {
 			failed.add(r)
 		}
@@ -537,8 +553,10 @@ func (a *app) checkTenants(ctx context.Context, w *workspace, filter central.Fil
 	}
 	fleet := w.fleet(set, report.event)
 	report.begin()
-	sum, err := fleet.Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
-		return m.Assess(ctx, s, t, skein.Policy{AllowMissing: true, Edited: skein.EditedIgnore})
+	sum, err := a.work(func() (skein.Summary, error) {
+		return fleet.Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
+			return m.Assess(ctx, s, t, skein.Policy{AllowMissing: true, Edited: skein.EditedIgnore})
+		})
 	})
 	if endErr := report.end(sum); err != nil || endErr != nil {
 		return cmp.Or(err, endErr)
@@ -548,10 +566,11 @@ func (a *app) checkTenants(ctx context.Context, w *workspace, filter central.Fil
 		line := fmt.Sprintf("%s checked in %s", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration))
 		if failed.total > 0 {
 			line += ": " + a.term.OnOut(ui.Red, ui.Count(failed.total)+" failed")
-		} else if sum.Tenants > 0 {
+		} else if sum.Tenants > 0 && !sum.Interrupted {
 			line += ": " + a.term.OnOut(ui.Green, "all can be reached")
 		}
 		fmt.Fprintln(a.Out, line)
+		a.printInterrupted(sum, survey.Tenants, "looked at")
 	}
 	return outcome(sum)
 }

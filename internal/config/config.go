@@ -133,23 +133,36 @@ type file struct {
 // An Environment looks up a variable, as os.LookupEnv does.
 type Environment func(name string) (string, bool)
 
-// Load reads the settings. path names the file; empty means SKEIN_CONFIG or, if
-// that is not set either, skein.yaml in the working directory, which need not
-// exist. A variable in the environment goes before the same one in an .env file
-// beside the settings file.
-func Load(path string, environ Environment) (*Config, error) {
+// Path is the settings file that is meant by path, where empty means
+// SKEIN_CONFIG or, if that is not set either, skein.yaml in the working
+// directory. Named says that it is not the last, and so has to exist.
+func Path(path string, environ Environment) (resolved string, named bool) {
 	if path == "" {
 		path, _ = environ("SKEIN_CONFIG")
 	}
-	named := path != ""
-	if !named {
-		path = FileName
+	if path == "" {
+		return FileName, false
 	}
-	c := &Config{Path: path, Dir: filepath.Dir(path)}
-	env, err := withDotEnv(filepath.Join(c.Dir, ".env"), environ)
+	return path, true
+}
+
+// Variables are those of the environment and, behind them, of the .env file
+// beside the settings file, if there is one.
+func Variables(path string, environ Environment) (Environment, error) {
+	path, _ = Path(path, environ)
+	return withDotEnv(filepath.Join(filepath.Dir(path), ".env"), environ)
+}
+
+// Load reads the settings from the file that Path finds. A variable in the
+// environment goes before the same one in the .env file beside the settings
+// file.
+func Load(path string, environ Environment) (*Config, error) {
+	env, err := Variables(path, environ)
 	if err != nil {
 		return nil, err
 	}
+	path, named := Path(path, environ)
+	c := &Config{Path: path, Dir: filepath.Dir(path)}
 
 	var f file
 	var lines lines

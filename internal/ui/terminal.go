@@ -3,8 +3,8 @@
 package ui
 
 import (
-	"bufio"
-	"errors"
+	"cmp"
+	"context"
 	"io"
 	"os"
 	"strings"
@@ -46,10 +46,12 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// IsTerminal says whether a reader is a person's keyboard.
-func IsTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+// Keyboard is the terminal that a reader is, nil if it is none.
+func Keyboard(r io.Reader) *os.File {
+	if f, ok := r.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
 }
 
 // Live says whether Err can show a line that changes.
@@ -110,19 +112,33 @@ func Printable(s string) string {
 // bidi says whether a rune turns the direction of the text around it.
 func bidi(r rune) bool { return r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 }
 
-// ReadPassword reads one line. A person is asked for it, and it is not shown.
-func ReadPassword(in io.Reader, prompt io.Writer, question string) (string, error) {
-	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		if _, err := io.WriteString(prompt, question); err != nil {
-			return "", err
-		}
-		data, err := term.ReadPassword(int(f.Fd()))
-		_, _ = io.WriteString(prompt, "\n")
-		return string(data), err
-	}
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+// ReadPassword asks a person at a terminal for a line that is not shown. When
+// stop is closed it gives up with context.Canceled, and the terminal shows again
+// what is typed.
+func ReadPassword(terminal *os.File, prompt io.Writer, question string, stop <-chan struct{}) (string, error) {
+	fd := int(terminal.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
 		return "", err
 	}
-	return strings.TrimRight(line, "\r\n"), nil
+	if _, err := io.WriteString(prompt, question); err != nil {
+		return "", err
+	}
+	type line struct {
+		text []byte
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		read <- line{text, err}
+	}()
+	select {
+	case l := <-read:
+		_, _ = io.WriteString(prompt, "\n")
+		return string(l.text), l.err
+	case <-stop:
+		_, _ = io.WriteString(prompt, "\n")
+		return "", cmp.Or(term.Restore(fd, before), context.Canceled)
+	}
 }
