@@ -22,6 +22,9 @@ const (
 const (
 	StatusActive    = "active"
 	StatusSuspended = "suspended"
+	// A tenant has these while Skein is making it, and taking it away.
+	StatusProvisioning   = "provisioning"
+	StatusDeprovisioning = "deprovisioning"
 )
 
 // A Tenant is one customer of the product, as the central database lists it.
