@@ -29,10 +29,19 @@ var cancelTests = []namedTest{
 				lock(t, session)
 				work := step(t, e, m, skein.Up, 1)
 				ctx, cancel := context.WithCancel(t.Context())
-				time.AfterFunc(700*time.Millisecond, cancel)
+				ended := make(chan error, 1)
+				go func() {
+					_, err := session.Apply(ctx, work)
+					ended <- err
+				}()
+				if m.Up.NoTransaction || !s.Transactional {
+					s.waitBegun(t, target, m)
+				}
+				time.Sleep(700 * time.Millisecond)
 				var err error
-				within(t, 700*time.Millisecond+prompt, "a migration that was cancelled", func() {
-					_, err = session.Apply(ctx, work)
+				within(t, prompt, "ending a migration that was cancelled", func() {
+					cancel()
+					err = <-ended
 				})
 				if !errors.Is(err, context.Canceled) {
 					t.Errorf("the error is %v", err)
@@ -43,6 +52,35 @@ var cancelTests = []namedTest{
 				lock(t, next) // waits for less than the statement would have run
 				s.wantBegun(t, target, m)
 			})
+		}
+	}},
+
+	{"AnyMoment", func(t *testing.T, s *suite) {
+		// Whenever it comes, what is recorded is what is there. Only of the one
+		// statement that was running it may be unknown that it has run.
+		up := table("t1") + ";" + table("t2") + ";" + table("t3") + ";" + table("t4")
+		for moment := range 12 {
+			for _, m := range []*skein.Migration{migration("1.sql", up, ""), noTransaction(migration("1.sql", up, ""))} {
+				target := s.NewTarget(t)
+				e := s.engine()
+				session := s.open(t, e, target)
+				lock(t, session)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(moment)*2*time.Millisecond)
+				_, err := session.Apply(ctx, step(t, e, m, skein.Up, 1))
+				cancel()
+				closes(t, session)
+				lock(t, s.open(t, e, target))
+				made := len(s.tables(t, target))
+				r, recorded := s.records(t, target)["1.sql"]
+				switch {
+				case err == nil && (r.State != skein.Applied || made != 4):
+					t.Errorf("after %d ms there is no error, %d of 4 tables and the record %+v", 2*moment, made, r)
+				case s.Transactional && !m.Up.NoTransaction && (made != 0 && made != 4 || recorded != (made == 4)):
+					t.Errorf("after %d ms %d of 4 tables stayed, and the record %+v", 2*moment, made, r)
+				case r.State == skein.Applied && made != 4, r.State == skein.Applying && (made < r.Done || made > r.Done+1), !recorded && made > 0:
+					t.Errorf("after %d ms %d of 4 tables stayed, and the record %+v", 2*moment, made, r)
+				}
+			}
 		}
 	}},
 
@@ -74,6 +112,17 @@ var cancelTests = []namedTest{
 			t.Errorf("the records are %v", records)
 		}
 	}},
+}
+
+// waitBegun waits until the first statement of the slow migration is recorded as
+// done. It must be one that is no transaction.
+func (s *suite) waitBegun(t *testing.T, target skein.Target, m *skein.Migration) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); s.records(t, target)[m.Name].Done < 1; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the first statement does not come to its end")
+		}
+	}
 }
 
 // wantBegun wants a target as it is after the slow migration was cut off: as if

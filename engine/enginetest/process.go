@@ -315,7 +315,7 @@ var killedTests = []namedTest{
 				session := s.open(t, s.engine(), target)
 				p := s.start(t, target, do)
 				if !s.Transactional || m.Up.NoTransaction {
-					waitFor(t, "the first statement", func() bool { return s.records(t, target)[m.Name].Done == 1 })
+					s.waitBegun(t, target, m)
 				}
 				time.Sleep(500 * time.Millisecond)
 				wantLocked(t, session, 0)
@@ -338,14 +338,4 @@ var killedTests = []namedTest{
 			})
 		}
 	}},
-}
-
-func waitFor(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); {
-		if time.Now().After(end) {
-			t.Fatalf("%s did not come", what)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }

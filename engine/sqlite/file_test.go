@@ -549,10 +549,10 @@ func TestConflictClauses(t *testing.T) {
 		t.Errorf("the rows are %q", rows)
 	}
 	err = apply(t, e, session, noTransaction(migration("2.sql", "INSERT OR FAIL INTO one VALUES (2), (3)")))
-	if broken, ok := errors.AsType[*skein.StatementError](err); !ok || !broken.Partial {
-		t.Errorf("rows of a first statement stayed, and the error is %+v", broken)
+	if broken, ok := errors.AsType[*skein.StatementError](err); !ok || broken.Partial {
+		t.Errorf("the error of a first statement is %+v", broken)
 	}
-	if rows := query(t, db, "SELECT id FROM one ORDER BY id"); !cmp.Equal(rows, [][]string{{"2"}, {"3"}}) {
+	if rows := query(t, db, "SELECT id FROM one ORDER BY id"); !cmp.Equal(rows, [][]string{{"3"}}) {
 		t.Errorf("the rows are %q", rows)
 	}
 }
@@ -614,6 +614,44 @@ func TestKnexTimes(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// What is recorded of a migration without a transaction is exact, whenever it is
+// cancelled: each statement and its record are one transaction.
+func TestCancelledRecordIsExact(t *testing.T) {
+	var up strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&up, "CREATE TABLE t%d (id integer);\n", i)
+	}
+	stopped := 0
+	for moment := range 30 {
+		e, session, db := locked(t)
+		m := noTransaction(migration("1.sql", up.String()))
+		statements, err := e.Parse(m.Up)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(moment)*700*time.Microsecond)
+		_, err = session.Apply(ctx, skein.Step{Migration: m, Direction: skein.Up, Statements: statements, Batch: 1})
+		cancel()
+		made := len(tables(t, db)) - 1 // without skein_migrations
+		r := history(t, session)
+		if err == nil {
+			continue
+		}
+		stopped++
+		switch {
+		case made <= 0:
+			if len(r) != 0 {
+				t.Errorf("no table was made, and the history is %+v", r)
+			}
+		case len(r) != 1 || r[0].State != skein.Applying || r[0].Done != made:
+			t.Errorf("%d tables were made, and the history is %+v", made, r)
+		}
+	}
+	if stopped == 0 {
+		t.Error("no migration was cancelled before its end")
 	}
 }
 

@@ -57,6 +57,10 @@ func (e *Engine) Parse(section *skein.Section) ([]skein.Statement, error) {
 // migration.
 var lasting = regexp.MustCompile(`(?i)^(pragma|attach|create\s+temp)`)
 
+// bare matches statements that begin or end a transaction, or that fail or do
+// nothing inside one.
+var bare = regexp.MustCompile(`(?i)^(begin|commit|end|rollback|savepoint|release|pragma|attach|detach|vacuum)\b`)
+
 // leavesTraces says whether a step may leave something in the session: settings,
 // attached files, temporary tables.
 func leavesTraces(step skein.Step) bool {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	sqlite3 "modernc.org/sqlite/lib"
+
 	"github.com/skeinhq/skein"
 	"github.com/skeinhq/skein/engine/internal/stepwise"
 )
@@ -240,19 +242,26 @@ func (s *session) transaction(ctx context.Context, f func() error) error {
 	if err := s.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	if err := f(); err != nil {
+	err := f()
+	if err == nil {
+		err = s.commit(ctx)
+	}
+	if err != nil {
 		s.rollback()
-		return err
 	}
-	if err := s.exec(ctx, "COMMIT"); err != nil {
-		// The driver may say that ctx has ended although the transaction has,
-		// too. One that is still there to be rolled back did not.
-		if !s.rollback() && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-			return nil
-		}
-		return err
+	return err
+}
+
+// commit ends a transaction. After an error nothing of it stays once it is
+// rolled back.
+func (s *session) commit(ctx context.Context) error {
+	err := s.exec(ctx, "COMMIT")
+	// The driver may say that ctx has ended although the transaction has, too.
+	// One that is still there to be rolled back did not.
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !s.rollback() {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // rollback ends a transaction, if there is one, and says whether there was.
@@ -262,31 +271,54 @@ func (s *session) rollback() bool {
 	return err == nil
 }
 
-// steps runs a step whose statements are no transaction.
+// steps runs a step that is not one transaction. Each statement is one together
+// with the record of how far the step came, unless it cannot run in a
+// transaction or is in one of the migration's own.
 type steps struct {
 	*session
-	step  skein.Step
-	start time.Time
+	step     skein.Step
+	start    time.Time
+	recorded int // statements that are recorded as done
 }
 
 func (s *steps) Begin(ctx context.Context) error {
-	total := len(s.step.Statements)
-	if s.step.Direction == skein.Down {
-		return s.exec(ctx, beginDown, s.step.Migration.Name, int64(total), stamp(s.start))
-	}
-	if err := s.exec(ctx, createTable); err != nil {
-		return err
-	}
-	r := newRecord(s.step, skein.Applying, s.start, 0)
-	r.Total = total
-	return s.writeRecord(ctx, addRecord, r)
+	return s.transaction(ctx, func() error {
+		total := len(s.step.Statements)
+		if s.step.Direction == skein.Down {
+			return s.exec(ctx, beginDown, s.step.Migration.Name, int64(total), stamp(s.start))
+		}
+		if err := s.exec(ctx, createTable); err != nil {
+			return err
+		}
+		r := newRecord(s.step, skein.Applying, s.start, 0)
+		r.Total = total
+		return s.writeRecord(ctx, addRecord, r)
+	})
 }
 
 func (s *steps) Exec(ctx context.Context, i int) error {
-	err := s.run(ctx, s.step.Statements[i].Text)
+	text := s.step.Statements[i].Text
+	whole := false
+	if !bare.MatchString(text) {
+		err := s.exec(ctx, "BEGIN IMMEDIATE")
+		// SQLite refuses it inside a transaction, and for no other reason.
+		answer, _ := errors.AsType[*skein.DatabaseError](err)
+		own := answer != nil && answer.Code == codeName(sqlite3.SQLITE_ERROR)
+		if err != nil && !own {
+			return err
+		}
+		whole = !own
+	}
+	err := s.run(ctx, text)
+	if err == nil && whole {
+		if err = s.exec(ctx, progress, s.step.Migration.Name, int64(i+1)); err == nil {
+			err = s.commit(ctx)
+		}
+		s.recorded = i + 1
+	}
 	if err != nil {
-		// The migration may have begun a transaction of its own. Its record goes
-		// back with it to where it was then.
+		// The record goes back with a transaction of the migration's own to where
+		// it was when that began.
 		s.rollback()
 		return fail(s.step, i, err)
 	}
@@ -294,6 +326,9 @@ func (s *steps) Exec(ctx context.Context, i int) error {
 }
 
 func (s *steps) Progress(ctx context.Context, done int) error {
+	if s.recorded >= done {
+		return nil
+	}
 	return s.exec(ctx, progress, s.step.Migration.Name, int64(done))
 }
 
@@ -310,12 +345,13 @@ func (s *steps) Finish(ctx context.Context) error {
 	return s.exec(ctx, finishUp, s.step.Migration.Name, stamp(time.Now()), time.Since(s.start).Milliseconds())
 }
 
-// NothingStayed is true of a statement that could not be compiled or could not
-// get at the file. Others undo what they did as a rule, but not under OR FAIL
-// or RAISE(FAIL).
-func (s *steps) NothingStayed(_ int, err error) bool {
+// NothingStayed is asked of the first statement, which is in no transaction of
+// the migration's own: it was rolled back, or could not be compiled or get at
+// the file.
+func (s *steps) NothingStayed(i int, err error) bool {
 	answer, ok := errors.AsType[*skein.DatabaseError](err)
-	return ok && (answer.Code == "SQLITE_ERROR" || answer.Class == skein.Busy)
+	return !bare.MatchString(s.step.Statements[i].Text) ||
+		ok && (answer.Code == codeName(sqlite3.SQLITE_ERROR) || answer.Class == skein.Busy)
 }
 
 func (s *steps) TakeBack(ctx context.Context) error {
@@ -343,7 +379,8 @@ func (s *session) run(ctx context.Context, statement string) error {
 	return err
 }
 
-// exec runs one statement. Its error is ctx's own when ctx ended it.
+// exec runs one statement. Its error is ctx's own when ctx ended it, and also
+// when ctx ended at the very end of a statement that has run.
 func (s *session) exec(ctx context.Context, statement string, args ...any) error {
 	if _, err := s.conn.ExecContext(ctx, statement, values(args)); err != nil {
 		return databaseError(s.path, err)
