@@ -40,29 +40,27 @@ func (a *atomic) open() (int, string) {
 	return 0, ""
 }
 
-// A trigger follows SQLite's CREATE TRIGGER by the rule of sqlite3_complete: it
-// ends with an END that comes right after a semicolon
-// (sqlite.org/c3ref/complete.html), so that neither CASE ... END nor a column
-// called end can close it.
+// A trigger follows SQLite's CREATE TRIGGER by the rule of sqlite3_complete
+// (sqlite.org/c3ref/complete.html): it ends with an END between two semicolons,
+// so that neither CASE ... END nor a column called end can close it.
 type trigger struct {
-	pos            int  // where the statement starts
-	seen           bool // a semicolon
+	pos            int // where the statement starts
 	afterSemicolon bool
 	closed         bool
 }
 
 func (b *trigger) take(_ token, text string) {
-	b.closed = b.closed || b.afterSemicolon && text == "END"
+	b.closed = b.afterSemicolon && text == "END"
 	b.afterSemicolon = false
 }
 
 func (b *trigger) semicolon() bool {
-	b.seen, b.afterSemicolon = true, true
+	b.afterSemicolon = true
 	return !b.closed
 }
 
 func (b *trigger) open() (int, string) {
-	if b.seen && !b.closed {
+	if !b.closed {
 		return b.pos, "CREATE TRIGGER without the ; END that closes its body"
 	}
 	return 0, ""
