@@ -42,31 +42,28 @@ const (
 // historyQuery reads the three tables that there may be, in one flight.
 //
 // A table that does not exist is an error, and an error ends the rest of a
-// flight, so something has to stand between. Looking into information_schema
-// first and preparing the statement that fits works on every server. It is
-// what MySQL gets (it was written from MySQL's manual, and tried on MariaDB
-// only). MariaDB knows a block with a handler for the error outside of stored
-// routines too, which costs its server half as much: with one table of three
-// there, 0.17 ms instead of 0.41, where the plain select alone takes 0.08.
+// flight. Skein's own table comes last, where that does no harm: the error then
+// says that the table is not there. Before Knex's two something has to stand.
+// Looking into information_schema first and preparing the statement that fits
+// works on every server, and is what MySQL gets (it was written from MySQL's
+// manual, and tried on MariaDB only). MariaDB knows a block with a handler for
+// the error outside of stored routines too. Where Skein's table is the only one
+// the first takes 195 µs of a server's time and the second 105, beside 50 for
+// the plain select.
 func (s *session) historyQuery() string {
-	knex := s.name + "." + quoteName(s.engine.opts.KnexTable)
-	knexLocks := s.name + "." + quoteName(s.engine.opts.KnexTable+"_lock")
-	queries := [3]string{
-		"SELECT name AS " + ownRow + ",state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool FROM " + s.table + " ORDER BY id",
-		"SELECT id AS " + knexRow + ",name,batch,migration_time FROM " + knex + " ORDER BY id",
-		"SELECT 1 AS " + knexLock + " FROM " + knexLocks + " WHERE is_locked<>0 LIMIT 1",
-	}
+	database, knexTable := s.target.Database, s.engine.opts.KnexTable
+	own := "SELECT name AS " + ownRow + ",state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool FROM " + s.table + " ORDER BY id"
+	knex := "SELECT id AS " + knexRow + ",name,batch,migration_time FROM " + s.name + "." + quoteName(knexTable) + " ORDER BY id"
+	locks := "SELECT 1 AS " + knexLock + " FROM " + s.name + "." + quoteName(knexTable+"_lock") + " WHERE is_locked<>0 LIMIT 1"
 	if s.wire.mariaDB && !s.guarded {
-		return "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR " + strconv.Itoa(errNoTable) + " BEGIN END;" +
-			queries[0] + ";" + queries[1] + ";" + queries[2] + ";END"
+		return "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1146 BEGIN END;" + knex + ";" + locks + ";END;" + own
 	}
-	var set, run strings.Builder
-	for i, table := range []string{skein.HistoryTable, s.engine.opts.KnexTable, s.engine.opts.KnexTable + "_lock"} {
-		fmt.Fprintf(&set, ",@skein_%d=IF(EXISTS(SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA=%s AND TABLE_NAME=%s),%s,'DO 0')",
-			i, quote(s.target.Database), quote(table), quote(queries[i]))
-		fmt.Fprintf(&run, ";PREPARE skein FROM @skein_%d;EXECUTE skein", i)
+	guard := func(table, query string) string {
+		return "IF(EXISTS(SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA=" + quote(database) +
+			" AND TABLE_NAME=" + quote(table) + ")," + quote(query) + ",'DO 0')"
 	}
-	return "SET " + set.String()[1:] + run.String() + ";DEALLOCATE PREPARE skein"
+	return "SET @skein_knex=" + guard(knexTable, knex) + ",@skein_lock=" + guard(knexTable+"_lock", locks) + ";" +
+		"PREPARE skein FROM @skein_knex;EXECUTE skein;PREPARE skein FROM @skein_lock;EXECUTE skein;DEALLOCATE PREPARE skein;" + own
 }
 
 // A reading collects what a history's flight answers.
@@ -153,15 +150,20 @@ func (r *reading) history() skein.History {
 func (s *session) history(ctx context.Context, before string) (*reading, error) {
 	var r reading
 	err := s.flight(ctx, s.use()+before+s.historyQuery(), r.answer)
-	if answer, ok := errors.AsType[*skein.DatabaseError](err); ok && answer.Code == strconv.Itoa(errSyntax) && s.wire.mariaDB && !s.guarded {
-		// sql_mode=ORACLE has other blocks, and what claims to be MariaDB may
-		// be something else.
-		s.guarded = true
-		if before != "" {
-			// What comes before has run already, and locks are counted.
-			before = "DO RELEASE_LOCK(" + s.lockName() + ");" + before
+	if answer, ok := errors.AsType[*skein.DatabaseError](err); ok {
+		switch {
+		case answer.Code == strconv.Itoa(errNoTable):
+			err = nil // Skein's own: the others are guarded
+		case answer.Code == strconv.Itoa(errSyntax) && s.wire.mariaDB && !s.guarded:
+			// sql_mode=ORACLE has other blocks, and what claims to be MariaDB
+			// may be something else.
+			s.guarded = true
+			if before != "" {
+				// What comes before has run already, and locks are counted.
+				before = "DO RELEASE_LOCK(" + s.lockName() + ");" + before
+			}
+			return s.history(ctx, before)
 		}
-		return s.history(ctx, before)
 	}
 	if err != nil {
 		return nil, err
