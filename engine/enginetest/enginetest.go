@@ -123,6 +123,7 @@ func Run(t *testing.T, c Config) {
 		{"Cancel", cancelTests},
 		{"Errors", errorTests},
 		{"Race", raceTests},
+		{"Server", serverTests},
 		{"Killed", killedTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
