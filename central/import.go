@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"database/sql"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -100,6 +101,10 @@ func (s *Store) Import(ctx context.Context, r io.Reader, format Format) (int, er
 	}
 	err := s.db.transaction(ctx, doing, func(tx execer) error {
 		im.tx = tx
+		q := s.db.newQuery("SELECT COUNT(*) FROM (SELECT id FROM " + ownTenants + " LIMIT 1) AS tenants")
+		if err := q.each(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&im.before) }); err != nil {
+			return s.db.fail(doing, err)
+		}
 		if err := list(r); err != nil {
 			return err
 		}
@@ -123,6 +128,7 @@ type importer struct {
 	store    *Store
 	ctx      context.Context
 	tx       execer
+	before   int            // 0 if the table was empty
 	lines    map[string]int // where a slug or id stands in the list
 	batch    []*sealedTenant
 	found    []LineError // what is wrong in this batch
@@ -137,7 +143,7 @@ func (im *importer) problem(line int, err error) {
 func (im *importer) row(line int, r *row) error {
 	t, problem := im.store.fromRow(r)
 	if problem == nil {
-		problem = im.duplicate(line, r.fields[fieldID], t.Slug)
+		problem = im.duplicate(line, t)
 	}
 	if problem != nil {
 		im.problem(line, problem)
@@ -152,22 +158,22 @@ func (im *importer) row(line int, r *row) error {
 }
 
 // duplicate notes a slug and an id, and refuses those that were there before.
-func (im *importer) duplicate(line int, id, slug string) *FieldError {
-	for f, word := range []string{fieldID: id, fieldSlug: slug} {
+func (im *importer) duplicate(line int, t *sealedTenant) *FieldError {
+	for f, word := range []string{fieldID: t.ID, fieldSlug: t.Slug} {
 		if at, ok := im.lines[word]; ok {
 			return badField(field(f), "%s is in line %d already", word, at)
 		}
 	}
-	im.lines[slug] = line
-	if id != "" { // one that was made is no one else's
-		im.lines[id] = line
+	im.lines[t.Slug] = line
+	if t.ownID {
+		im.lines[t.ID] = line
 	}
 	return nil
 }
 
 // flush checks the batch against the table, and stores it.
 func (im *importer) flush() error {
-	if len(im.batch) > 0 {
+	if len(im.batch) > 0 && im.before > 0 {
 		owners, err := im.store.owners(im.ctx, im.tx, im.batch)
 		if err != nil {
 			return err

@@ -121,9 +121,10 @@ func ownTable(db *database) *table {
 	}
 	for f, column := range t.columns {
 		if column != "" {
-			t.expr[f] = db.text(db.quote(column), "", false)
+			t.expr[f] = db.quote(column) // never NULL, and compared byte by byte
 		}
 	}
+	t.expr[fieldPort] = db.text(t.expr[fieldPort], "", false)
 	return t
 }
 

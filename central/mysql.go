@@ -143,7 +143,7 @@ func (mysqlDialect) steps() []step {
 			PRIMARY KEY (tenant_id, label),
 			KEY skein_tenant_labels_by_value (label, value),
 			FOREIGN KEY (tenant_id) REFERENCES skein_tenants (id) ON DELETE CASCADE)` + options,
-	}}}
+	}}, {2, []string{provisioningTable(options)}}}
 }
 
 func (mysqlDialect) classify(err error) (*skein.DatabaseError, bool) {

@@ -129,7 +129,7 @@ func (postgres) steps() []step {
 			value text COLLATE "C" NOT NULL,
 			PRIMARY KEY (tenant_id, label))`,
 		`CREATE INDEX skein_tenant_labels_by_value ON skein_tenant_labels (label, value)`,
-	}}}
+	}}, {2, []string{provisioningTable("")}}}
 }
 
 func (postgres) classify(err error) (*skein.DatabaseError, bool) {

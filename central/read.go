@@ -108,7 +108,7 @@ func (s *Store) byID(ctx context.Context, ids []string) ([]skein.Tenant, error) 
 	for _, id := range ids {
 		sel.only[id] = true
 	}
-	l := lane{store: s, sel: sel, keys: s.keys(fieldSlug, fieldID), page: s.page}
+	l := s.slugLane(sel)
 	var found []skein.Tenant
 	for {
 		r, err := l.next(ctx)
@@ -135,19 +135,33 @@ type lane struct {
 	done       bool     // there is nothing more to read
 }
 
-// maxLanes is how many lanes the tenants are divided into at most. Each keeps a
-// page of rows.
-const maxLanes = 32
+const (
+	// maxLanes is how many lanes the tenants are divided into at most, and so
+	// how many servers' tenants are mixed.
+	maxLanes = 16
+	// A page costs the database about as much as looking at all tenants, so few
+	// lanes have long ones.
+	maxPages = 4 // of Store.page rows
+)
+
+// slugLane is all that is selected, sorted by slug.
+func (s *Store) slugLane(sel *selection) *lane {
+	l := &lane{store: s, sel: sel, keys: s.keys(fieldSlug, fieldID), page: maxPages * s.page}
+	if s.table.own { // where slugs are unique, and MySQL uses an index for one key only
+		l.keys = l.keys[:1]
+	}
+	return l
+}
 
 // lanes divides what is selected. For [ByServer] they are ranges of servers:
 // a lane ends with the server with which it has enough tenants.
 func (s *Store) lanes(ctx context.Context, sel *selection) ([]*lane, error) {
 	if sel.filter.Order == BySlug {
-		return []*lane{{store: s, sel: sel, keys: s.keys(fieldSlug, fieldID), page: s.page}}, nil
+		return []*lane{s.slugLane(sel)}, nil
 	}
 	server := s.keys(fieldEngine, fieldHost, fieldPort)
 	keys := slices.Concat(server, s.keys(fieldDatabase, fieldUser, fieldSlug, fieldID))
-	lanes := []*lane{{store: s, sel: sel, keys: keys, page: s.page}}
+	lanes := []*lane{{store: s, sel: sel, keys: keys, page: maxPages * s.page}}
 	if len(server) == 0 {
 		return lanes, nil
 	}
@@ -183,7 +197,7 @@ func (s *Store) lanes(ctx context.Context, sel *selection) ([]*lane, error) {
 		return nil, s.db.fail(doing, err)
 	}
 	for _, l := range lanes {
-		l.page = max(1, min(s.page, 8*s.page/len(lanes)))
+		l.page = s.page * min(maxPages, maxLanes/len(lanes))
 	}
 	return lanes, nil
 }
@@ -314,25 +328,35 @@ func (r *row) label(name, value string) {
 	r.labels[name] = value
 }
 
+// labelRows is for how many tenants labels are asked for at once. For many more
+// PostgreSQL reads the whole table instead of using its index.
+const labelRows = 200
+
 // readLabels reads the labels of rows of Skein's own table.
 func (s *Store) readLabels(ctx context.Context, rows []*row) error {
-	if !s.table.own || len(rows) == 0 {
+	if !s.table.own {
 		return nil
 	}
-	byID := make(map[string]*row, len(rows))
-	q := s.db.newQuery("SELECT tenant_id, label, value FROM " + ownLabels + " WHERE tenant_id IN ")
-	ids := make([]string, len(rows))
-	for i, r := range rows {
-		ids[i] = r.fields[fieldID]
-		byID[ids[i]] = r
-	}
-	q.in(ids)
-	return s.db.fail("read labels", q.each(ctx, s.db, func(rows *sql.Rows) error {
-		var id, name, value string
-		err := rows.Scan(&id, &name, &value)
-		if r := byID[id]; r != nil {
-			r.label(name, value)
+	for part := range slices.Chunk(rows, labelRows) {
+		byID := make(map[string]*row, len(part))
+		ids := make([]string, len(part))
+		for i, r := range part {
+			ids[i] = r.fields[fieldID]
+			byID[ids[i]] = r
 		}
-		return err
-	}))
+		q := s.db.newQuery("SELECT tenant_id, label, value FROM " + ownLabels + " WHERE tenant_id IN ")
+		q.in(ids)
+		err := q.each(ctx, s.db, func(rows *sql.Rows) error {
+			var id, name, value string
+			err := rows.Scan(&id, &name, &value)
+			if r := byID[id]; r != nil {
+				r.label(name, value)
+			}
+			return err
+		})
+		if err != nil {
+			return s.db.fail("read labels", err)
+		}
+	}
+	return nil
 }

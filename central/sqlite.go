@@ -109,7 +109,7 @@ func (sqliteDialect) steps() []step {
 			value text NOT NULL,
 			PRIMARY KEY (tenant_id, label)) WITHOUT ROWID`,
 		`CREATE INDEX skein_tenant_labels_by_value ON skein_tenant_labels (label, value)`,
-	}}}
+	}}, {2, []string{provisioningTable("")}}}
 }
 
 func (sqliteDialect) classify(err error) (*skein.DatabaseError, bool) {

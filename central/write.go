@@ -81,6 +81,9 @@ func (s *Store) SetStatus(ctx context.Context, words []string, status string) ([
 		return nil, err
 	}
 	const doing = "change the status of tenants"
+	if err := s.refuseUnsettled(ctx, doing, ids); err != nil {
+		return nil, err
+	}
 	err = s.db.transaction(ctx, doing, func(tx execer) error {
 		for part := range slices.Chunk(ids, maxListed) {
 			q := s.db.newQuery("UPDATE " + ownTenants + " SET status = ")
@@ -114,6 +117,9 @@ func (s *Store) Remove(ctx context.Context, words []string) ([]skein.Tenant, err
 		return nil, err
 	}
 	const doing = "remove tenants"
+	if err := s.refuseUnsettled(ctx, doing, ids); err != nil {
+		return nil, err
+	}
 	return removed, s.db.transaction(ctx, doing, func(tx execer) error {
 		for part := range slices.Chunk(ids, maxListed) {
 			// Their labels go with them, by the foreign key.
@@ -144,18 +150,20 @@ const (
 // A sealedTenant is a tenant that was checked and is to be stored.
 type sealedTenant struct {
 	NewTenant
+	ownID    bool   // the id was given, not made
 	password string // sealed
-	line     int    // of the file that it comes from
+	line     int    // of the list that it comes from
 }
 
 // prepare checks a tenant that is to be stored, gives it an id and a status, and
 // seals its password.
 func (s *Store) prepare(t NewTenant) (*sealedTenant, *FieldError) {
+	ownID := t.ID != ""
 	if problem := t.complete(); problem != nil {
 		return nil, problem
 	}
 	password, problem := s.seal(t.Target.Password, t.ID)
-	return &sealedTenant{NewTenant: t, password: password}, problem
+	return &sealedTenant{NewTenant: t, ownID: ownID, password: password}, problem
 }
 
 // complete checks a tenant and gives it an id and a status.
@@ -288,7 +296,10 @@ func (o owners) problem(t *sealedTenant) *FieldError {
 func (s *Store) owners(ctx context.Context, tx execer, tenants []*sealedTenant) (owners, error) {
 	words := make([]string, 0, 2*len(tenants))
 	for _, t := range tenants {
-		words = append(words, t.Slug, t.ID)
+		words = append(words, t.Slug)
+		if t.ownID { // one that was made is no one else's
+			words = append(words, t.ID)
+		}
 	}
 	out := owners{make(map[string]string), make(map[string]string)}
 	q := s.db.newQuery("SELECT id, slug FROM " + ownTenants + " WHERE id IN ")
