@@ -18,6 +18,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,8 +26,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"database/sql/driver"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -69,11 +68,12 @@ func (e *Engine) Name() string { return skein.MySQL }
 // SessionKey is equal for targets with the same server, user, password and
 // options: the database is named anew for each.
 func (e *Engine) SessionKey(t skein.Target) string {
-	mac := hmac.New(sha256.New, e.key[:])
-	fmt.Fprintf(mac, "%q %d %q %q", t.Host, port(t), t.User, t.Password.Reveal())
+	key := fmt.Appendf(nil, "%q %d %q %q", t.Host, port(t), t.User, t.Password.Reveal())
 	for _, name := range slices.Sorted(maps.Keys(t.Options)) {
-		fmt.Fprintf(mac, " %q=%q", name, t.Options[name])
+		key = fmt.Appendf(key, " %q=%q", name, t.Options[name])
 	}
+	mac := hmac.New(sha256.New, e.key[:])
+	mac.Write(key)
 	return string(mac.Sum(nil))
 }
 

@@ -132,14 +132,14 @@ func (s *session) read(ctx context.Context, sql string, each answer) (err error)
 		each(columns, nil)
 		row := make([]driver.Value, len(columns))
 		for {
-			if err := rows.Next(row); err == io.EOF {
+			if err := rows.Next(row); errors.Is(err, io.EOF) {
 				break
 			} else if err != nil {
 				return err
 			}
 			each(columns, row)
 		}
-		if err := results.NextResultSet(); err == io.EOF {
+		if err := results.NextResultSet(); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -213,7 +213,7 @@ func number(v driver.Value) int64 {
 	case int64:
 		return v
 	case uint64:
-		return int64(v) //nolint:gosec // ids and counts
+		return int64(v)
 	}
 	n, _ := strconv.ParseInt(text(v), 10, 64)
 	return n
