@@ -41,8 +41,8 @@ func TestInit(t *testing.T) {
 		if want := f.target(t).String(); where != want {
 			t.Errorf("Init says %q, want %q", where, want)
 		}
-		if n := f.value(t, "SELECT COUNT(*) FROM skein_schema"); n != "1" {
-			t.Errorf("%s steps are recorded, want 1", n)
+		if n := f.value(t, "SELECT COUNT(*) FROM skein_schema"); n != "2" {
+			t.Errorf("%s steps are recorded, want 2", n)
 		}
 		s := f.open(t, cfg)
 		if got, err := s.Survey(t.Context(), Filter{}); err != nil || got.Tenants != 0 {
