@@ -32,11 +32,12 @@ type Config struct {
 	// Dir is the folder of the file, or the working directory.
 	Dir string
 
-	Central    Central
-	Encryption Encryption
-	Migrations Migrations
-	Servers    map[string]Server
-	Limits     Limits
+	Central      Central
+	Encryption   Encryption
+	Migrations   Migrations
+	Servers      map[string]Server
+	Limits       Limits
+	Provisioning Provisioning
 }
 
 // Central says where the tenants are listed.
@@ -85,6 +86,17 @@ type Server struct {
 	Parallel int          // 0: Limits.PerServer
 }
 
+// Provisioning says where new tenants are made, and what they are called.
+type Provisioning struct {
+	// Server is the name of one of Servers; empty: the only one there is.
+	Server string
+	// Database, Schema and User are names with {slug} in them. With Schema,
+	// tenants are schemas of the server's database.
+	Database, Schema, User string
+	// From is template or replay.
+	From string
+}
+
 // Limits bound the work.
 type Limits struct {
 	Parallel         int
@@ -120,6 +132,13 @@ type file struct {
 		URL      string `yaml:"url"`
 		Parallel int    `yaml:"parallel"`
 	} `yaml:"servers"`
+	Provisioning struct {
+		Server   string `yaml:"server"`
+		Database string `yaml:"database"`
+		Schema   string `yaml:"schema"`
+		User     string `yaml:"user"`
+		From     string `yaml:"from"`
+	} `yaml:"provisioning"`
 	Limits struct {
 		Parallel         int       `yaml:"parallel"`
 		PerServer        int       `yaml:"per_server"`
@@ -306,6 +325,9 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 		}
 		c.Servers[name] = Server{URL: secret.New(s.URL), Target: target, Parallel: s.Parallel}
 	}
+
+	c.Provisioning = provisioning(f, at, &errs)
+	c.Provisioning.From = choice("SKEIN_PROVISIONING_FROM", "provisioning.from", f.Provisioning.From, "template", "replay")
 
 	c.Limits = Limits{
 		Parallel:         number("SKEIN_PARALLEL", "limits.parallel", f.Limits.Parallel, 16),
