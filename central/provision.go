@@ -189,3 +189,6 @@ func (s *Store) refuseUnsettled(ctx context.Context, doing string, ids []string)
 	}
 	return nil
 }
+
+// Seals says whether there is a key to encrypt passwords with.
+func (s *Store) Seals() bool { return s.keyring != nil }

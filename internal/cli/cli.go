@@ -251,7 +251,7 @@ To begin:
 	root.AddCommand(
 		a.migrateCommand(), a.migrateAllCommand(), a.rollbackCommand(), a.unlockCommand(), a.makeCommand(),
 		a.planCommand(), a.statusCommand(), a.doctorCommand(),
-		a.initCommand(), a.tenantsCommand(),
+		a.initCommand(), a.tenantsCommand(), a.provisionCommand(), a.deprovisionCommand(),
 	)
 	root.SetHelpCommandGroupID("set")
 	root.SetCompletionCommandGroupID("set")
