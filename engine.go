@@ -63,6 +63,10 @@ type Session interface {
 	// are the session's where a record has none.
 	Record(ctx context.Context, records []Record) error
 
+	// Erase takes the records of these migrations out of skein_migrations under
+	// the lock, and runs nothing. A name without a record is let pass.
+	Erase(ctx context.Context, names []string) error
+
 	// Switch points the session at another target with the same SessionKey,
 	// without a round trip. False means that the session cannot go on there
 	// and a new one is to be opened.

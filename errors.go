@@ -92,7 +92,10 @@ type StatementError struct {
 	// Partial says that the statements before this one have stayed, and that
 	// the tenant's history says so.
 	Partial bool
-	Err     error
+	// Undone are the migrations that had run before this one and were undone
+	// with it: Knex migrations can be one transaction.
+	Undone []string
+	Err    error
 }
 
 func (e *StatementError) Error() string {

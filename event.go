@@ -9,6 +9,7 @@ type EventType string
 const (
 	TenantStarted    EventType = "tenant_started"
 	MigrationStarted EventType = "migration_started"
+	MigrationOutput  EventType = "migration_output" // a line that a Knex migration printed
 	MigrationEnded   EventType = "migration_ended"
 	TenantEnded      EventType = "tenant_ended"
 )
@@ -20,11 +21,16 @@ type Event struct {
 	Time   time.Time
 	Tenant Tenant
 
-	// Of MigrationStarted and MigrationEnded:
+	// Of MigrationStarted, MigrationOutput and MigrationEnded. Several Knex
+	// migrations that are one transaction have ended when all have. The migration
+	// of an output is nil for what its file printed when it was loaded.
 	Migration *Migration
 	Direction Direction
 	Duration  time.Duration
 	Err       error
+
+	// Output is the line, without its end, of a MigrationOutput.
+	Output string
 
 	// Result is what came of the tenant, in TenantEnded.
 	Result *Result

@@ -21,6 +21,8 @@ type FleetOptions struct {
 	Servers map[string]int
 	// LockWait is how long a tenant's lock is waited for. 0: not at all.
 	LockWait time.Duration
+	// Knex runs the Knex migrations. Nil: a plan that needs one is refused.
+	Knex KnexRunner
 	// Stop, when closed, begins no further tenant and no further migration;
 	// what has begun ends.
 	Stop <-chan struct{}
@@ -70,7 +72,7 @@ func NewFleet(engines []Engine, set *Set, opts *FleetOptions) *Fleet {
 		}
 	}
 	for _, e := range engines {
-		f.migrators[e.Name()] = NewMigrator(e, set, f.opts.LockWait)
+		f.migrators[e.Name()] = NewMigrator(e, set, f.opts.LockWait).WithKnex(f.opts.Knex)
 	}
 	return f
 }

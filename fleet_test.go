@@ -89,6 +89,7 @@ func (s *memorySession) Lock(ctx context.Context, _ time.Duration) (skein.Histor
 }
 func (s *memorySession) Unlock(context.Context) error                 { return nil }
 func (s *memorySession) Record(context.Context, []skein.Record) error { return nil }
+func (s *memorySession) Erase(context.Context, []string) error        { return nil }
 
 func (s *memorySession) Apply(_ context.Context, step skein.Step) (skein.StepResult, error) {
 	if s.engine.apply != nil {

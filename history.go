@@ -57,6 +57,23 @@ type History struct {
 	Records []Record
 	// KnexLocked says that a row of knex_migrations_lock is set.
 	KnexLocked bool
+	// KnexOpen are the Knex migrations of which Skein noted that they began and
+	// not what came of them, as they were noted: a Skein that had the tenant's
+	// lock died, and what it left of Knex's lock is nobody's.
+	KnexOpen []Record
+}
+
+// NewHistory reads the tables of a tenant together: the rows of skein_migrations
+// and of knex_migrations, each in the order of their ids, and whether a row of
+// Knex's lock table is set.
+func NewHistory(own []Record, knex []KnexRow, knexLocked bool) History {
+	h := History{Records: MergeHistory(own, knex), KnexLocked: knexLocked}
+	for _, r := range own {
+		if r.Partial() && KnexName(r.Name) {
+			h.KnexOpen = append(h.KnexOpen, r)
+		}
+	}
+	return h
 }
 
 // MergeHistory reads the two tables of a tenant together. own holds the rows of
@@ -65,7 +82,8 @@ type History struct {
 //
 // knex_migrations is the truth about .js and .ts migrations, and what
 // skein_migrations says of them is only added to it: one that Knex rolled back
-// by itself is not applied, whatever Skein recorded before.
+// by itself is not applied, whatever Skein recorded before, and one that Knex
+// applied again by itself is not the one that Skein recorded.
 func MergeHistory(own []Record, knex []KnexRow) []Record {
 	if len(knex) == 0 && !slices.ContainsFunc(own, func(r Record) bool { return KnexName(r.Name) }) {
 		return sortRecords(own)
@@ -79,18 +97,34 @@ func MergeHistory(own []Record, knex []KnexRow) []Record {
 	for _, k := range knex {
 		inKnex[k.Name] = true
 		r, ok := kept[k.Name]
-		if !ok {
+		if !ok || !r.Partial() && !r.of(k) {
 			r = Record{Name: k.Name, State: Applied, Batch: k.Batch, AppliedAt: k.Time}
+		}
+		if r.State == Applying {
+			// The row is written when all else has been.
+			r.State, r.Done, r.Total, r.AppliedAt = Applied, 0, 0, k.Time
 		}
 		r.InKnex = true
 		records = append(records, r)
 	}
 	for _, r := range own {
-		if !inKnex[r.Name] && (!KnexName(r.Name) || r.Partial()) {
+		if !inKnex[r.Name] && (!KnexName(r.Name) || r.State == Applying && r.Total > 0) {
 			records = append(records, r)
 		}
 	}
 	return sortRecords(records)
+}
+
+// of says whether Skein's record is of the same application of a Knex migration
+// as Knex's row, whose time was recorded. Some columns round it to the second,
+// and in MySQL it is local time, to be read in another zone than it was written.
+func (r Record) of(k KnexRow) bool {
+	if k.Time.IsZero() || r.AppliedAt.IsZero() {
+		return true
+	}
+	const zones, quarter = 26 * time.Hour, 15 * time.Minute
+	apart := k.Time.Sub(r.AppliedAt).Abs()
+	return apart <= time.Second || apart <= zones && (apart+time.Second)%quarter <= 2*time.Second
 }
 
 func sortRecords(records []Record) []Record {

@@ -14,6 +14,7 @@ type Migrator struct {
 	engine   Engine
 	set      *Set
 	lockWait time.Duration
+	knex     KnexRunner
 
 	parsed   sync.Once
 	parseErr error
@@ -24,6 +25,13 @@ type Migrator struct {
 // for, 0: not at all.
 func NewMigrator(engine Engine, set *Set, lockWait time.Duration) *Migrator {
 	return &Migrator{engine: engine, set: set, lockWait: lockWait}
+}
+
+// WithKnex makes the migrator run Knex migrations, and returns it. It is called
+// before the migrator is used.
+func (m *Migrator) WithKnex(runner KnexRunner) *Migrator {
+	m.knex = runner
+	return m
 }
 
 // Parse splits and checks all migrations for the engine, once, and returns the
@@ -59,6 +67,7 @@ func (m *Migrator) Inspect(ctx context.Context, session Session, tenant Tenant, 
 	if err := m.Parse(); err != nil {
 		return Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Err: err}
 	}
+	opts.Knex = m.knex != nil
 	r := m.Assess(ctx, session, tenant, opts.Policy)
 	if r.Err != nil {
 		return r
@@ -83,10 +92,10 @@ func (m *Migrator) Assess(ctx context.Context, session Session, tenant Tenant, p
 // ErrInterrupted.
 func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, opts PlanOptions, stop <-chan struct{}, listen Listener) (r Result) {
 	r = m.Inspect(ctx, session, tenant, opts)
-	// A migration that began and did not end may be one that someone is at
-	// right now: under the lock it is known.
-	refused, _ := errors.AsType[*RefusedError](r.Err)
-	underWay := refused != nil && refused.Reason == ReasonPartial
+	opts.Knex = m.knex != nil
+	// A migration that began and did not end, and a lock of Knex's, may be those
+	// of someone who is at it right now: under the lock it is known.
+	underWay := refusedFor(r.Err, ReasonPartial) || refusedFor(r.Err, ReasonKnexLocked) || r.Err == nil && len(r.History.KnexOpen) > 0
 	if !underWay && (r.Err != nil || len(r.Plan.Steps) == 0) {
 		return r
 	}
@@ -104,38 +113,93 @@ func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, 
 			r.Err = err
 		}
 	}()
-	r.History = history
-	if underWay {
-		r.Standing = Assess(m.set, history, opts.Policy)
-	}
-	if r.Plan, r.Err = MakePlan(m.set, history, opts); r.Err != nil {
-		return r
-	}
-	if r.Plan.RecordOnly {
-		r.Done, r.Err = m.record(ctx, session, r.Plan)
-		return r
-	}
-	for _, migration := range r.Plan.Steps {
-		select {
-		case <-stop:
-			r.Err = ErrInterrupted
-			return r
-		default:
-		}
-		step := Step{
-			Migration: migration, Direction: r.Plan.Direction, Batch: r.Plan.Batch,
-			Statements: m.sections[migration.Section(r.Plan.Direction)],
-		}
-		listen(Event{Type: MigrationStarted, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction})
-		result, err := session.Apply(ctx, step)
-		listen(Event{Type: MigrationEnded, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction, Duration: result.Duration, Err: err})
-		if err != nil {
+	if len(history.KnexOpen) > 0 {
+		if history, err = m.mend(ctx, session, history); err != nil {
 			r.Err = err
 			return r
 		}
-		r.Done = append(r.Done, DoneStep{Migration: migration, Direction: step.Direction, Duration: result.Duration})
 	}
-	return r
+	for wait := time.Now().Add(m.lockWait); ; {
+		r.History = history
+		if underWay {
+			r.Standing = Assess(m.set, history, opts.Policy)
+		}
+		r.Plan, r.Err = MakePlan(m.set, history, opts)
+		if r.Err == nil && r.Plan.RecordOnly {
+			r.Done, r.Err = m.record(ctx, session, r.Plan)
+			return r
+		}
+		if r.Err == nil {
+			r.Done, r.Err = m.carryOut(ctx, session, tenant, r.Plan, history, stop, listen)
+		}
+		// A Knex process that is at work in the tenant is waited for like a Skein.
+		if !refusedFor(r.Err, ReasonKnexLocked) || len(r.Done) > 0 || !time.Now().Before(wait) {
+			return r
+		}
+		select {
+		case <-time.After(knexLockPause):
+		case <-stop:
+			return r
+		case <-ctx.Done():
+			return r
+		}
+		if history, err = session.History(ctx); err != nil {
+			r.Err = err
+			return r
+		}
+		underWay = true
+	}
+}
+
+// knexLockPause is the time between two looks at a lock of Knex's.
+const knexLockPause = 200 * time.Millisecond
+
+func refusedFor(err error, reason Reason) bool {
+	refused, ok := errors.AsType[*RefusedError](err)
+	return ok && refused.Reason == reason
+}
+
+// carryOut runs the steps of a plan under the lock: SQL migrations one by one,
+// and Knex migrations that follow each other together.
+func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant, plan Plan, history History, stop <-chan struct{}, listen Listener) ([]DoneStep, error) {
+	var all []DoneStep
+	for i := 0; i < len(plan.Steps); {
+		select {
+		case <-stop:
+			return all, ErrInterrupted
+		default:
+		}
+		end := i + 1
+		for plan.Steps[i].Kind == Knex && end < len(plan.Steps) && plan.Steps[end].Kind == Knex {
+			end++
+		}
+		var done []DoneStep
+		var err error
+		if plan.Steps[i].Kind == Knex {
+			done, err = m.runKnex(ctx, session, tenant, plan, history, plan.Steps[i:end], listen)
+		} else {
+			done, err = m.runSQL(ctx, session, tenant, plan, plan.Steps[i], listen)
+		}
+		if all = append(all, done...); err != nil {
+			return all, err
+		}
+		i = end
+	}
+	return all, nil
+}
+
+func (m *Migrator) runSQL(ctx context.Context, session Session, tenant Tenant, plan Plan, migration *Migration, listen Listener) ([]DoneStep, error) {
+	step := Step{
+		Migration: migration, Direction: plan.Direction, Batch: plan.Batch,
+		Statements: m.sections[migration.Section(plan.Direction)],
+	}
+	listen(Event{Type: MigrationStarted, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction})
+	result, err := session.Apply(ctx, step)
+	listen(Event{Type: MigrationEnded, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction, Duration: result.Duration, Err: err})
+	if err != nil {
+		return nil, err
+	}
+	return []DoneStep{{Migration: migration, Direction: step.Direction, Duration: result.Duration}}, nil
 }
 
 func (m *Migrator) record(ctx context.Context, session Session, plan Plan) ([]DoneStep, error) {

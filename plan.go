@@ -57,13 +57,13 @@ type Standing struct {
 	Edited     []*Migration
 	Missing    []Record // applied, without a file
 	Partial    []Record
-	// KnexLocked says that Knex's lock row is set.
+	// KnexLocked says that Knex's lock row is set, and not by a Skein that died.
 	KnexLocked bool
 }
 
 // Assess holds a history against the migrations.
 func Assess(set *Set, history History, policy Policy) Standing {
-	s := Standing{State: StateUpToDate, KnexLocked: history.KnexLocked}
+	s := Standing{State: StateUpToDate, KnexLocked: history.KnexLocked && len(history.KnexOpen) == 0}
 	applied := make([]bool, set.Len())
 	newest := -1
 	for _, r := range history.Records {
@@ -159,6 +159,10 @@ type PlanOptions struct {
 	// Baseline names a migration up to which all are recorded as applied
 	// without being run, on a tenant whose history is empty.
 	Baseline string
+
+	// Knex says that there is something to run Knex migrations with. A migrator
+	// sets it itself.
+	Knex bool
 }
 
 // A Plan is what is to be done in one tenant.
@@ -288,23 +292,27 @@ func planUp(set *Set, history History, standing Standing, opts PlanOptions) (Pla
 			}
 		}
 	}
-	if err := refuseKnex(pending, standing, "applied"); err != nil {
+	if err := refuseKnex(pending, standing, opts, "applied"); err != nil {
 		return Plan{}, err
 	}
 	plan.Steps = pending
 	return plan, nil
 }
 
-// refuseKnex refuses steps that only Knex can take, and any step while Knex
-// holds its own lock.
-func refuseKnex(steps []*Migration, standing Standing, done string) error {
-	var needKnex []string
+func knexNames(steps []*Migration) []string {
+	var knex []string
 	for _, m := range steps {
 		if m.Kind == Knex {
-			needKnex = append(needKnex, m.Name)
+			knex = append(knex, m.Name)
 		}
 	}
-	if len(needKnex) > 0 {
+	return knex
+}
+
+// refuseKnex refuses steps that only Knex can take where there is no Knex, and
+// any step while Knex holds its own lock.
+func refuseKnex(steps []*Migration, standing Standing, opts PlanOptions, done string) error {
+	if needKnex := knexNames(steps); len(needKnex) > 0 && !opts.Knex {
 		return &RefusedError{
 			Reason: ReasonNeedsKnex, Names: needKnex,
 			Msg:  fmt.Sprintf("to be %s, and written for Knex, which this version of Skein does not run: %s", done, list(needKnex, 5)),
@@ -312,13 +320,17 @@ func refuseKnex(steps []*Migration, standing Standing, done string) error {
 		}
 	}
 	if standing.KnexLocked && len(steps) > 0 {
-		return &RefusedError{
-			Reason: ReasonKnexLocked,
-			Msg:    "Knex's lock is set in this tenant (knex_migrations_lock): a Knex process is migrating it, or was killed while it did",
-			hint:   "once no Knex process is at work, take the lock away with: skein unlock",
-		}
+		return refuseKnexLock()
 	}
 	return nil
+}
+
+func refuseKnexLock() error {
+	return &RefusedError{
+		Reason: ReasonKnexLocked,
+		Msg:    "Knex's lock is set in this tenant (knex_migrations_lock): a Knex process is migrating it, or was killed while it did",
+		hint:   "once no Knex process is at work, take the lock away with: skein unlock",
+	}
 }
 
 func planDown(set *Set, history History, standing Standing, opts PlanOptions) (Plan, error) {
@@ -394,7 +406,7 @@ func planDown(set *Set, history History, standing Standing, opts PlanOptions) (P
 	case len(edited) > 0:
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("edited since it was applied here: %s", list(edited, 5)))
 	}
-	if err := refuseKnex(plan.Steps, standing, "reverted"); err != nil {
+	if err := refuseKnex(plan.Steps, standing, opts, "reverted"); err != nil {
 		return Plan{}, err
 	}
 	return plan, nil
@@ -414,8 +426,15 @@ func planBaseline(set *Set, history History, opts PlanOptions) (Plan, error) {
 		}
 	}
 	plan := Plan{Direction: Up, RecordOnly: true, Batch: 1, Steps: set.all[:last+1]}
-	if err := refuseKnex(plan.Steps, Standing{KnexLocked: history.KnexLocked}, "recorded"); err != nil {
-		return Plan{}, err
+	if knex := knexNames(plan.Steps); len(knex) > 0 {
+		return Plan{}, &RefusedError{
+			Reason: ReasonNeedsKnex, Names: knex,
+			Msg:  fmt.Sprintf("a baseline records nothing for Knex, whose own table says what has run: %s", list(knex, 5)),
+			hint: "write the rows of knex_migrations with Knex, or by hand",
+		}
+	}
+	if history.KnexLocked {
+		return Plan{}, refuseKnexLock()
 	}
 	return plan, nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/skeinhq/skein"
 )
@@ -84,6 +85,9 @@ func TestMakePlanUp(t *testing.T) {
 		{name: "edited, ignored", history: history("1:1_a.sql~"), opts: skein.PlanOptions{Policy: skein.Policy{Edited: skein.EditedIgnore}}, want: []string{"2_b.sql", "3_c.sql"}, batch: 2},
 		{name: "partial", history: history("1:1_a.sql", "2:2_b.sql?"), refused: skein.ReasonPartial, about: []string{"2_b.sql"}},
 		{name: "knex pending", set: []string{"1_a.sql", "2_b.js"}, refused: skein.ReasonNeedsKnex, about: []string{"2_b.js"}},
+		{name: "knex pending, and a runner", set: []string{"1_a.sql", "2_b.js"}, opts: skein.PlanOptions{Knex: true}, want: []string{"1_a.sql", "2_b.js"}, batch: 1},
+		{name: "knex in a baseline", set: []string{"1_a.js"}, opts: skein.PlanOptions{Knex: true, Baseline: "1"}, refused: skein.ReasonNeedsKnex, about: []string{"1_a.js"}},
+		{name: "knex locked by a dead Skein", set: []string{"1_a.js"}, history: skein.History{KnexLocked: true, KnexOpen: history("1:1_a.js?").Records}, opts: skein.PlanOptions{Knex: true}, want: []string{"1_a.js"}, batch: 1},
 		{name: "knex applied", set: []string{"1_a.js", "2_b.sql"}, history: history("1:1_a.js"), want: []string{"2_b.sql"}, batch: 2},
 		{name: "knex locked", history: skein.History{KnexLocked: true}, refused: skein.ReasonKnexLocked},
 		{name: "knex locked, nothing to do", history: skein.History{Records: history("1:1_a.sql", "1:2_b.sql", "1:3_c.sql").Records, KnexLocked: true}, batch: 2},
@@ -162,6 +166,7 @@ func TestMakePlanDown(t *testing.T) {
 		{name: "edited", history: history("1:1_a.sql", "2:2_b.sql~"), refused: skein.ReasonEdited, about: []string{"2_b.sql"}},
 		{name: "edited, but below", history: history("1:1_a.sql~", "2:2_b.sql"), want: []string{"2_b.sql"}},
 		{name: "partial", history: history("1:1_a.sql?"), refused: skein.ReasonPartial, about: []string{"1_a.sql"}},
+		{name: "knex with a runner", set: []string{"1_a.js"}, history: history("1:1_a.js"), opts: skein.PlanOptions{Knex: true}, want: []string{"1_a.js"}},
 		{name: "knex", set: []string{"1_a.js"}, history: history("1:1_a.js"), refused: skein.ReasonNeedsKnex, about: []string{"1_a.js"}},
 	}
 	for _, tt := range tests {
@@ -220,13 +225,27 @@ func TestAssessState(t *testing.T) {
 }
 
 func TestMergeHistory(t *testing.T) {
+	at := time.Date(2024, 2, 29, 12, 0, 0, 0, time.UTC)
 	own := []skein.Record{
 		{Name: "1_a.js", State: skein.Applied, Batch: 4, Checksum: "x", By: "ann@host"},
 		{Name: "2_b.sql", State: skein.Applied, Batch: 4},
-		{Name: "3_c.js", State: skein.Applied, Batch: 5},  // Knex has rolled it back since
-		{Name: "4_d.js", State: skein.Applying, Batch: 6}, // a worker died
+		{Name: "3_c.js", State: skein.Applied, Batch: 5}, // Knex has rolled it back since
+		// Workers died: in the middle, in a transaction, after the row, after the
+		// row was gone, and while it was reverted.
+		{Name: "4_d.js", State: skein.Applying, Batch: 6, Total: 1},
+		{Name: "5_e.js", State: skein.Applying, Batch: 6},
+		{Name: "6_f.js", State: skein.Applying, Batch: 6, Total: 1, Checksum: "f"},
+		{Name: "7_g.js", State: skein.Reverting, Batch: 6, Total: 1},
+		{Name: "8_h.js", State: skein.Reverting, Batch: 6, Total: 1},
+		{Name: "9_i.js", State: skein.Applied, Batch: 7, Checksum: "i", AppliedAt: at}, // Knex has applied it again since
 	}
-	knex := []skein.KnexRow{{ID: 1, Name: "0_z.js", Batch: 1}, {ID: 2, Name: "1_a.js", Batch: 2}}
+	knex := []skein.KnexRow{
+		{ID: 1, Name: "0_z.js", Batch: 1},
+		{ID: 2, Name: "1_a.js", Batch: 2},
+		{ID: 3, Name: "6_f.js", Batch: 6, Time: at},
+		{ID: 4, Name: "8_h.js", Batch: 6},
+		{ID: 5, Name: "9_i.js", Batch: 8, Time: at.Add(time.Hour / 2).Add(time.Minute)},
+	}
 	var got []string
 	for _, r := range skein.MergeHistory(own, knex) {
 		word := r.Name + " " + string(r.State)
@@ -235,13 +254,44 @@ func TestMergeHistory(t *testing.T) {
 		}
 		got = append(got, word)
 	}
-	want := []string{"0_z.js applied knex", "1_a.js applied knex", "2_b.sql applied", "4_d.js applying"}
+	want := []string{
+		"0_z.js applied knex", "1_a.js applied knex", "2_b.sql applied",
+		"6_f.js applied knex", "8_h.js reverting knex", "4_d.js applying", "9_i.js applied knex",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	merged := skein.MergeHistory(own, knex)
 	if r := merged[1]; r.Batch != 4 || r.Checksum != "x" || r.By != "ann@host" {
 		t.Errorf("%s lost what Skein recorded of it: %+v", r.Name, r)
+	}
+	if r := merged[3]; r.Checksum != "f" || !r.AppliedAt.Equal(at) {
+		t.Errorf("%s is not what Knex recorded and Skein noted of it: %+v", r.Name, r)
+	}
+	if r := merged[6]; r.Batch != 8 || r.Checksum != "" {
+		t.Errorf("%s has what Skein recorded of an earlier time: %+v", r.Name, r)
+	}
+	var open []string
+	for _, r := range skein.NewHistory(own, knex, true).KnexOpen {
+		open = append(open, r.Name)
+	}
+	if want := []string{"4_d.js", "5_e.js", "6_f.js", "7_g.js", "8_h.js"}; !slices.Equal(open, want) {
+		t.Errorf("open are %q, want %q", open, want)
+	}
+}
+
+// What MySQL keeps of Knex's times is local time without its zone.
+func TestMergeHistoryInAnotherZone(t *testing.T) {
+	at := time.Date(2024, 2, 29, 12, 0, 0, 300e6, time.UTC)
+	own := []skein.Record{{Name: "1_a.js", State: skein.Applied, Batch: 4, Checksum: "x", AppliedAt: at}}
+	for shift, same := range map[time.Duration]bool{
+		0: true, 500 * time.Millisecond: true, 2 * time.Hour: true, -5*time.Hour - 30*time.Minute - time.Second: true,
+		3 * time.Second: false, time.Hour + time.Minute: false, 48 * time.Hour: false,
+	} {
+		merged := skein.MergeHistory(own, []skein.KnexRow{{ID: 1, Name: "1_a.js", Batch: 1, Time: at.Add(shift)}})
+		if got := merged[0].Checksum == "x"; got != same {
+			t.Errorf("%s apart: taken for the same is %t, want %t", shift, got, same)
+		}
 	}
 }
 

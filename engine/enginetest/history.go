@@ -205,6 +205,34 @@ var knexTests = []namedTest{
 		}
 	}},
 
+	{"Open", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		s.Exec(t, target, s.Knex)
+		s.Exec(t, target, "INSERT INTO knex_migrations (name, batch, migration_time) VALUES ('1.js', 1, "+s.KnexTime+"), ('2.js', 1, "+s.KnexTime+")")
+		s.Exec(t, target, "UPDATE knex_migrations_lock SET is_locked = 1")
+		session := s.open(t, s.engine(), target)
+		lock(t, session)
+		notes := []skein.Record{
+			{Name: "1.js", State: skein.Applied, Batch: 1, Checksum: checksum("1"), AppliedAt: s.KnexTimeMeans},
+			{Name: "2.js", State: skein.Applying, Batch: 1, Checksum: checksum("2"), Total: 1, AppliedAt: time.Now()},
+			{Name: "3.js", State: skein.Applying, Batch: 1, Total: 1, AppliedAt: time.Now()},
+		}
+		if err := session.Record(t.Context(), notes); err != nil {
+			t.Fatal(err)
+		}
+		h := s.history(t, target)
+		if !h.KnexLocked || len(h.KnexOpen) != 2 || h.KnexOpen[0].Name != "2.js" || h.KnexOpen[1].Name != "3.js" {
+			t.Errorf("what was noted and not ended is %v, and KnexLocked is %t", h.KnexOpen, h.KnexLocked)
+		}
+		got := s.records(t, target)
+		if r := got["2.js"]; r.State != skein.Applied || !r.InKnex || r.Checksum != checksum("2") {
+			t.Errorf("what Knex has recorded is read as %+v", r)
+		}
+		if r := got["3.js"]; !r.Partial() || r.InKnex {
+			t.Errorf("what Knex has not recorded is read as %+v", r)
+		}
+	}},
+
 	{"Mixed", func(t *testing.T, s *suite) {
 		target := s.NewTarget(t)
 		s.Exec(t, target, s.Knex)
@@ -219,7 +247,7 @@ var knexTests = []namedTest{
 		// What Skein notes about a Knex migration is added to Knex's row, and
 		// counts for nothing without it.
 		err := session.Record(t.Context(), []skein.Record{
-			{Name: "3.js", State: skein.Applied, Batch: 3, Checksum: checksum("3"), AppliedAt: time.Unix(1700000000, 0), Duration: 3 * time.Second},
+			{Name: "3.js", State: skein.Applied, Batch: 3, Checksum: checksum("3"), AppliedAt: s.KnexTimeMeans, Duration: 3 * time.Second},
 			{Name: "5.js", State: skein.Applied, Batch: 5, Checksum: checksum("5"), AppliedAt: time.Unix(1700000000, 0)},
 		})
 		if err != nil {
@@ -399,6 +427,31 @@ var recordTests = []namedTest{
 		}
 		if diff := cmp.Diff(want, s.history(t, target).Records, sameTime); diff != "" {
 			t.Errorf("the records are not as wanted (-want +got):\n%s", diff)
+		}
+	}},
+
+	{"Erase", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		session := s.open(t, s.engine(), target)
+		lock(t, session)
+		if err := session.Erase(t.Context(), []string{"1.sql"}); err != nil {
+			t.Fatalf("in a tenant without records: %v", err)
+		}
+		var records []skein.Record
+		for _, name := range []string{"1.sql", "it's 2.sql", "3.sql"} {
+			records = append(records, skein.Record{Name: name, State: skein.Applied, Batch: 1, AppliedAt: time.Now()})
+		}
+		if err := session.Record(t.Context(), records); err != nil {
+			t.Fatal(err)
+		}
+		if err := session.Erase(t.Context(), []string{"it's 2.sql", "3.sql", "4.sql"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := session.Erase(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.records(t, target); len(got) != 1 || got["1.sql"].Name == "" {
+			t.Errorf("what is left is %v, not 1.sql alone", got)
 		}
 	}},
 

@@ -209,6 +209,37 @@ var lockKeeperTests = []namedTest{
 		}
 	}},
 
+	{"Terminate", func(t *testing.T, s *suite) {
+		target := s.NewTarget(t)
+		e := s.engine()
+		a, b := s.open(t, e, target), s.open(t, e, target)
+		terminator, ok := b.(skein.Terminator)
+		if !ok {
+			return // there are no sessions at a server
+		}
+		lock(t, a)
+		holder, err := lockKeeper(t, b).Holder(t.Context())
+		if err != nil || holder == nil {
+			t.Fatalf("the holder is %v, %v", holder, err)
+		}
+		if err := terminator.Terminate(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := terminator.Terminate(t.Context(), []string{holder.ID}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = a.History(t.Context()); skein.ErrorClass(err) != skein.ConnectionLost {
+			t.Errorf("the session goes on: %v", err)
+		}
+		if err := terminator.Terminate(t.Context(), []string{holder.ID}); err != nil {
+			t.Errorf("a session that is gone: %v", err)
+		}
+		lock(t, b)
+		if err := terminator.Terminate(t.Context(), []string{"1; DROP TABLE t"}); err == nil {
+			t.Error("what is no session's id was let pass")
+		}
+	}},
+
 	{"Break", func(t *testing.T, s *suite) {
 		target := s.NewTarget(t)
 		e := s.engine()

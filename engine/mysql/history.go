@@ -142,7 +142,7 @@ func (s *session) History(ctx context.Context) (skein.History, error) {
 }
 
 func (r *reading) history() skein.History {
-	return skein.History{Records: skein.MergeHistory(r.own, r.knex), KnexLocked: r.locked}
+	return skein.NewHistory(r.own, r.knex, r.locked)
 }
 
 // history sends what comes before, which may take the lock, and the query for
@@ -199,6 +199,21 @@ func (s *session) Record(ctx context.Context, records []skein.Record) error {
 		return fmt.Errorf("record migrations: %w", err)
 	}
 	s.recorded = true
+	return nil
+}
+
+// Erase takes records out, in one statement.
+func (s *session) Erase(ctx context.Context, names []string) error {
+	if len(names) == 0 || !s.recorded {
+		return nil
+	}
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = quote(name)
+	}
+	if err := s.flight(ctx, s.use()+"DELETE FROM "+s.table+" WHERE name IN ("+strings.Join(quoted, ",")+")", nil); err != nil {
+		return fmt.Errorf("erase records: %w", err)
+	}
 	return nil
 }
 

@@ -168,6 +168,57 @@ func (s *session) Break(ctx context.Context, holder skein.Holder) error {
 	}
 }
 
+// terminateTimeout is how long sessions that were told to end may take.
+const terminateTimeout = 30 * time.Second
+
+// Terminate ends sessions, and waits until they are gone: one that undoes a
+// large change takes its time.
+func (s *session) Terminate(ctx context.Context, ids []string) error {
+	numbers := make([]string, len(ids))
+	for i, id := range ids {
+		n, err := strconv.ParseUint(id, 10, 64)
+		if err != nil {
+			return fmt.Errorf("end the session %q: it is not a session's id", id)
+		}
+		numbers[i] = strconv.FormatUint(n, 10)
+	}
+	if len(numbers) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, terminateTimeout)
+	defer cancel()
+	for {
+		var left []string
+		// Without the right PROCESS these are the sessions of the same user.
+		err := s.flight(ctx, "SELECT ID FROM information_schema.PROCESSLIST WHERE ID<>CONNECTION_ID() AND ID IN ("+strings.Join(numbers, ",")+")",
+			func(_ []string, row []driver.Value) {
+				if row != nil {
+					left = append(left, text(row[0]))
+				}
+			})
+		if err == nil && len(left) == 0 {
+			return nil
+		}
+		for _, id := range left {
+			err = s.flight(ctx, "KILL "+id, nil)
+			if answer, ok := errors.AsType[*skein.DatabaseError](err); ok && answer.Code == strconv.Itoa(errNoThread) {
+				err = nil // it ended by itself
+			}
+			if err != nil {
+				break
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("end the sessions %s: %w", strings.Join(ids, ", "), err)
+		}
+		select {
+		case <-time.After(firstPause):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of the sessions %s: %w", strings.Join(ids, ", "), ctx.Err())
+		}
+	}
+}
+
 // ClearKnexLock sets the rows of Knex's lock table to 0.
 func (s *session) ClearKnexLock(ctx context.Context) (bool, error) {
 	table := s.name + "." + quoteName(s.engine.opts.KnexTable+"_lock")

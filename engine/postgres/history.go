@@ -105,7 +105,7 @@ func readState(row [][]byte) (tenantState, error) {
 			knexRows = append(knexRows, skein.KnexRow{ID: r.ID, Name: r.Name, Batch: r.Batch, Time: time.Time(r.Time)})
 		}
 	}
-	t.history = skein.History{Records: skein.MergeHistory(records, knexRows), KnexLocked: len(locked) > 0}
+	t.history = skein.NewHistory(records, knexRows, len(locked) > 0)
 	return t, nil
 }
 

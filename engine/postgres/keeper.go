@@ -73,6 +73,43 @@ func (s *session) Break(ctx context.Context, holder skein.Holder) error {
 	}
 }
 
+// Terminate ends sessions of the tenant's database, and waits until they are
+// gone.
+func (s *session) Terminate(ctx context.Context, ids []string) error {
+	pids := make([]string, len(ids))
+	for i, id := range ids {
+		pid, err := strconv.Atoi(id)
+		if err != nil {
+			return fmt.Errorf("end the session %q: a PostgreSQL session has a number", id)
+		}
+		pids[i] = strconv.Itoa(pid)
+	}
+	if len(pids) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, breakTimeout)
+	defer cancel()
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		var m script
+		// A number is another session's by the time it is used again.
+		m.add(setup, "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid)) FROM pg_catalog.pg_stat_activity a"+
+			" WHERE a.datname = pg_catalog.current_database() AND a.usename = CURRENT_USER AND a.pid <> pg_catalog.pg_backend_pid()"+
+			" AND a.pid IN ("+strings.Join(pids, ", ")+")")
+		results, err := s.run(ctx, &m)
+		if err != nil {
+			return fmt.Errorf("end the sessions %s: %w", strings.Join(ids, ", "), s.fail(ctx, err))
+		}
+		if string(results[0].row[0]) == "0" {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of the sessions %s: %w", strings.Join(ids, ", "), ctx.Err())
+		}
+	}
+}
+
 // ClearKnexLock sets all rows of Knex's lock table back.
 func (s *session) ClearKnexLock(ctx context.Context) (bool, error) {
 	state, err := s.read(ctx)

@@ -32,6 +32,7 @@ type session struct {
 var (
 	_ skein.Session    = (*session)(nil)
 	_ skein.LockKeeper = (*session)(nil)
+	_ skein.Terminator = (*session)(nil)
 )
 
 // A script is one message of several statements that knows what each of them is
@@ -209,6 +210,30 @@ func (s *session) Record(ctx context.Context, records []skein.Record) error {
 	s.prepare(&m)
 	s.createHistory(&m)
 	m.add(record, upsertRecords(s.table(), s.engine.opts, records))
+	m.add(commit, "COMMIT")
+	if results, err := s.transact(ctx, &m); err != nil {
+		return s.ownError(ctx, &m, results, err)
+	}
+	return nil
+}
+
+// Erase takes records out under the lock.
+func (s *session) Erase(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	if !s.locked {
+		return errNotLocked
+	}
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = quoteLiteral(name)
+	}
+	var m script
+	m.add(setup, "BEGIN")
+	s.prepare(&m)
+	s.createHistory(&m)
+	m.add(record, "DELETE FROM "+s.table()+" WHERE name IN ("+strings.Join(quoted, ", ")+")")
 	m.add(commit, "COMMIT")
 	if results, err := s.transact(ctx, &m); err != nil {
 		return s.ownError(ctx, &m, results, err)

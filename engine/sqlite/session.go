@@ -61,7 +61,7 @@ func (s *session) History(ctx context.Context) (skein.History, error) {
 
 // read reads a history with a statement made of statements.parts.
 func (s *session) read(ctx context.Context, statement string) (skein.History, error) {
-	var h skein.History
+	var locked bool
 	var own []entry[skein.Record]
 	var knex []entry[skein.KnexRow]
 	err := s.query(ctx, statement, columns, func(row []driver.Value) error {
@@ -78,15 +78,14 @@ func (s *session) read(ctx context.Context, statement string) (skein.History, er
 				ID: id, Name: text(row[2]), Batch: int(integer(row[4])), Time: instant(row[8]),
 			}})
 		case knexLockTable:
-			h.KnexLocked = id > 0
+			locked = id > 0
 		}
 		return nil
 	})
 	if err != nil {
-		return h, err
+		return skein.History{}, err
 	}
-	h.Records = skein.MergeHistory(inOrder(own), inOrder(knex))
-	return h, nil
+	return skein.NewHistory(inOrder(own), inOrder(knex), locked), nil
 }
 
 // An entry is a row with its id.
@@ -162,6 +161,31 @@ func (s *session) Record(ctx context.Context, records []skein.Record) error {
 	})
 	if err != nil {
 		return fmt.Errorf("write history: %w", err)
+	}
+	return nil
+}
+
+// Erase deletes records in one transaction.
+func (s *session) Erase(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	if err := s.renew(ctx); err != nil {
+		return err
+	}
+	err := s.transaction(ctx, func() error {
+		if err := s.exec(ctx, createTable); err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := s.exec(ctx, deleteRecord, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("erase records: %w", err)
 	}
 	return nil
 }
