@@ -30,9 +30,18 @@ const (
 	StepDropDatabase ProvisionStep = "drop database"
 	StepDropRole     ProvisionStep = "drop role"
 	StepForget       ProvisionStep = "forget" // the tenant's row is removed
+
+	// Of a tenant whose database was not yet recorded as made: what is there and
+	// is not provably the tenant's is left alone.
+	StepUndoDatabase ProvisionStep = "undo database"
+	StepUndoRole     ProvisionStep = "undo role"
 )
 
-var provisionSteps = []ProvisionStep{StepRole, StepDatabase, StepRights, StepMigrate, StepActivate}
+var (
+	provisionSteps = []ProvisionStep{StepRole, StepDatabase, StepRights, StepMigrate, StepActivate}
+	dropSteps      = []ProvisionStep{StepDropDatabase, StepDropRole, StepForget}
+	undoSteps      = []ProvisionStep{StepUndoDatabase, StepUndoRole, StepForget}
+)
 
 // A Site is the place on a database server that is being made for a tenant, or
 // taken away.
@@ -206,7 +215,7 @@ type ProvisionJournal interface {
 
 	// Retire gives the tenant the status deprovisioning, and records the first
 	// step of it.
-	Retire(ctx context.Context, tenant Tenant) error
+	Retire(ctx context.Context, tenant Tenant, step ProvisionStep) error
 
 	// Forget removes the tenant and what is recorded of it.
 	Forget(ctx context.Context, tenant Tenant) error
@@ -325,8 +334,8 @@ func (p *Provisioning) Provision(ctx context.Context, admin Administrator, req P
 	if r == nil {
 		r, err = p.reserve(ctx, admin, req)
 	} else {
-		out.Resumed = true
 		out.Already, err = resumes(*r, req)
+		out.Resumed = err == nil && !out.Already
 		step = r.Step
 	}
 	if err != nil || out.Already {
@@ -670,38 +679,20 @@ func (p *Provisioning) Deprovision(ctx context.Context, admin Administrator, req
 	if place := tenant.Target.String(); place != r.Place {
 		return tenant, fmt.Errorf("tenant %s was provisioned as %s, and its row now names %s: Skein drops only what it made", tenant.Slug, r.Place, place)
 	}
-	site.Made = r.Step != StepRole && r.Step != StepDatabase
-	if tenant.Status != StatusDeprovisioning {
-		found, err := admin.Find(ctx, site)
-		if err != nil {
-			return tenant, err
-		}
-		for _, f := range found {
-			if !f.Ours {
-				return tenant, &ExistsError{f}
-			}
-		}
+	site.Made = r.Step != StepRole && r.Step != StepDatabase && r.Step != StepUndoDatabase && r.Step != StepUndoRole
+	if tenant.Status == StatusDeprovisioning {
 		if req.Backup != "" {
-			b, ok := admin.(Backuper)
-			if !ok {
-				return tenant, fmt.Errorf("a backup cannot be made on %s", p.engine.Name())
-			}
-			if err := b.Backup(ctx, site, req.Backup); err != nil {
-				return tenant, fmt.Errorf("back up before anything is dropped: %w", err)
-			}
+			return tenant, fmt.Errorf("tenant %s is being taken away already: its database may be gone, and is not backed up any more; leave --backup out", tenant.Slug)
 		}
-		if p.stopped() {
-			return tenant, ErrInterrupted
-		}
-		if err := p.journal.Retire(ctx, tenant); err != nil {
-			return tenant, err
-		}
-		r.Step = StepDropDatabase
-	} else if req.Backup != "" {
-		return tenant, fmt.Errorf("tenant %s is being taken away already: its database may be gone, and is not backed up any more; leave --backup out", tenant.Slug)
+	} else if r.Step, err = p.retire(ctx, admin, tenant, site, req); err != nil {
+		return tenant, err
+	}
+	steps := dropSteps
+	if !site.Made {
+		steps = undoSteps
 	}
 	begun := false
-	for _, s := range []ProvisionStep{StepDropDatabase, StepDropRole, StepForget} {
+	for _, s := range steps {
 		begun = begun || s == r.Step
 		if !begun {
 			continue
@@ -716,12 +707,15 @@ func (p *Provisioning) Deprovision(ctx context.Context, admin Administrator, req
 		}
 		p.opts.Began(tenant, s)
 		switch s {
-		case StepDropDatabase:
+		case StepDropDatabase, StepUndoDatabase:
 			err = admin.DropDatabase(ctx, site)
-		case StepDropRole:
+		case StepDropRole, StepUndoRole:
 			err = admin.DropRole(ctx, site)
 		case StepForget:
 			err = p.journal.Forget(ctx, tenant)
+		}
+		if _, exists := errors.AsType[*ExistsError](err); exists && !site.Made {
+			err = nil // somebody else's
 		}
 		if err != nil {
 			return tenant, err
@@ -731,6 +725,37 @@ func (p *Provisioning) Deprovision(ctx context.Context, admin Administrator, req
 		return tenant, fmt.Errorf("tenant %s is recorded at the step %q, which this version of Skein does not know", tenant.Slug, r.Step)
 	}
 	return tenant, nil
+}
+
+// retire checks that what is to be dropped is the tenant's, backs it up where
+// that is wanted, and records that it is going to go.
+func (p *Provisioning) retire(ctx context.Context, admin Administrator, tenant Tenant, site Site, req DeprovisionRequest) (ProvisionStep, error) {
+	found, err := admin.Find(ctx, site)
+	if err != nil {
+		return "", err
+	}
+	for _, f := range found {
+		if !f.Ours && site.Made {
+			return "", &ExistsError{f}
+		}
+	}
+	if req.Backup != "" {
+		b, ok := admin.(Backuper)
+		if !ok || !site.Made {
+			return "", fmt.Errorf("there is nothing of tenant %s that could be backed up: leave --backup out", tenant.Slug)
+		}
+		if err := b.Backup(ctx, site, req.Backup); err != nil {
+			return "", fmt.Errorf("back up before anything is dropped: %w", err)
+		}
+	}
+	if p.stopped() {
+		return "", ErrInterrupted
+	}
+	step := StepDropDatabase
+	if !site.Made {
+		step = StepUndoDatabase
+	}
+	return step, p.journal.Retire(ctx, tenant, step)
 }
 
 func fillName(pattern, slug string) string { return strings.ReplaceAll(pattern, "{slug}", slug) }

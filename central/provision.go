@@ -137,8 +137,8 @@ func (j *journal) Activate(ctx context.Context, t skein.Tenant) error {
 }
 
 // Retire makes a tenant one that is being deprovisioned.
-func (j *journal) Retire(ctx context.Context, t skein.Tenant) error {
-	return j.move(ctx, "retire tenant "+t.Slug, t, skein.StatusDeprovisioning, skein.StepDropDatabase)
+func (j *journal) Retire(ctx context.Context, t skein.Tenant, step skein.ProvisionStep) error {
+	return j.move(ctx, "retire tenant "+t.Slug, t, skein.StatusDeprovisioning, step)
 }
 
 func (j *journal) move(ctx context.Context, doing string, t skein.Tenant, status string, step skein.ProvisionStep) error {

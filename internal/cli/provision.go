@@ -207,25 +207,23 @@ type jsonProvisioned struct {
 
 func (a *app) provision(ctx context.Context, p *provisioner, req skein.ProvisionRequest, asJSON bool) error {
 	out, err := p.Provision(ctx, p.conn, req)
-	if asJSON {
+	unfinished, _ := errors.AsType[*skein.UnfinishedError](err)
+	if asJSON && (err == nil || unfinished != nil) {
 		t := out.Tenant
-		if t.Slug == "" {
-			t = req.Tenant
-		}
 		j := jsonProvisioned{
 			Event: "provisioned", ID: t.ID, Slug: t.Slug, Name: t.Name, Status: t.Status, Target: t.Target.String(), Server: p.server,
 			Labels: t.Labels, From: string(out.Origin), Migrations: out.Applied, Resumed: out.Resumed, Already: out.Already,
 			DurationMS: out.Duration.Milliseconds(),
 		}
-		if err != nil {
-			j.Error = errorJSON(err)
+		if unfinished != nil {
+			j.Error = errorJSON(unfinished)
 		}
 		if err := a.writeJSON(j); err != nil {
 			return err
 		}
 	}
 	if err != nil {
-		return a.provisionFailed(out.Tenant, err, asJSON)
+		return a.provisionFailed(out.Tenant, err, unfinished, asJSON)
 	}
 	if !asJSON {
 		verb := "Provisioned"
@@ -249,12 +247,12 @@ func (a *app) provision(ctx context.Context, p *provisioner, req skein.Provision
 
 // provisionFailed tells why a tenant could not be made. What went wrong in its
 // own database is a tenant that failed; all else is about the call.
-func (a *app) provisionFailed(t skein.Tenant, err error, told bool) error {
+func (a *app) provisionFailed(t skein.Tenant, err error, unfinished *skein.UnfinishedError, told bool) error {
 	if errors.Is(err, skein.ErrInterrupted) {
 		a.notef("Interrupted: run the same command again to go on")
 		return errInterrupted
 	}
-	if _, ok := errors.AsType[*skein.UnfinishedError](err); !ok {
+	if unfinished == nil {
 		return err
 	}
 	if !told {
