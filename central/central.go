@@ -4,7 +4,7 @@
 // The central database is PostgreSQL, MySQL, MariaDB or SQLite, whatever the
 // tenants are on. [Init] makes Skein's own tables, [Open] gives a [Store] that
 // reads the tenants. A table that the application owns is described by a
-// [Mapping]; it is only ever read, with plain SELECT.
+// [Mapping]; it is read with plain SELECT, and changed by a [Rotation] alone.
 package central
 
 import (
@@ -102,7 +102,7 @@ func (cfg Config) connect(ctx context.Context, create bool) (*database, error) {
 	return connect(ctx, target, connectOptions{
 		timeout:  timeout,
 		create:   create,
-		readOnly: cfg.Mapping != nil,
+		readOnly: cfg.Mapping != nil && !cfg.Mapping.Write,
 	})
 }
 

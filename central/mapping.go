@@ -13,7 +13,8 @@ import (
 )
 
 // A Mapping describes a table, or view, of tenants that the application owns.
-// Skein reads it and never changes it.
+// Skein reads it, and changes nothing in it but passwords that are encrypted
+// anew, where Write allows that.
 type Mapping struct {
 	// Table may be qualified with a schema: app.tenants. For MySQL that is the
 	// database.
@@ -41,6 +42,9 @@ type Mapping struct {
 	// case being the same, and also true and 1, and false and 0. Defaults to
 	// active and true. Without a status column every tenant is active.
 	Active []string
+
+	// Write says that Skein may change the table: see [Store.NewRotation].
+	Write bool
 }
 
 // Columns name the columns of a mapped table. An empty name is a column that

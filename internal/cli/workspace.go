@@ -180,7 +180,7 @@ func (a *app) centralConfig(ctx context.Context, cfg *config.Config) (central.Co
 		cc.Mapping = &central.Mapping{
 			Table: m.Table, Columns: columns, Labels: m.Labels,
 			Engine: m.Engine, Host: m.Host, Port: m.Port, Database: m.Database, Schema: m.Schema, User: m.User,
-			Password: secret.New(m.Password), Options: m.Options, Active: m.Active,
+			Password: secret.New(m.Password), Options: m.Options, Active: m.Active, Write: m.Write,
 		}
 	}
 	return cc, nil

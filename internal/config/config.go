@@ -61,6 +61,7 @@ type Mapping struct {
 	Password string            `yaml:"password"`
 	Options  map[string]string `yaml:"options"`
 	Active   []string          `yaml:"active"`
+	Write    bool              `yaml:"write"` // Skein may change the table
 	// Line is where the mapping begins in the file.
 	Line int `yaml:"-"`
 }

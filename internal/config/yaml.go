@@ -182,6 +182,11 @@ func fits(n *yaml.Node, t reflect.Type) string {
 		if _, err := parseDuration(n.Value); err != nil {
 			return err.Error()
 		}
+	case t.Kind() == reflect.Bool:
+		if n.Value != "true" && n.Value != "false" {
+			return "is not true or false"
+		}
+		n.Tag = "!!bool" // a variable made it a text
 	case t.Kind() == reflect.Int:
 		if !wholeNumber.MatchString(n.Value) {
 			return "is not a whole number"
