@@ -38,6 +38,11 @@ type dialect interface {
 	// text is an expression for a column as text: never NULL, and compared
 	// byte by byte. Bytes become hexadecimal digits where hex is set.
 	text(column, columnType string, hex bool) string
+	// value is an expression for what a text stands for in a column, as the
+	// counterpart of text.
+	value(placeholder, columnType string, hex bool) string
+	// limit is how many characters a column takes, 0 for as many as one likes.
+	limit(ctx context.Context, db *sql.DB, schema, table, column string) (int, error)
 	// now is an expression for the present instant in UTC.
 	now() string
 	// columns are the columns of a table with their types, none if there is no

@@ -99,8 +99,9 @@ type table struct {
 	// columns are the columns' names, and expr how to read them as text; both
 	// are empty for what the table does not have.
 	columns, expr [fieldCount]string
-	labels        []label // of a mapped table
-	defaults      Mapping // for what a row leaves out
+	types         [fieldCount]string // of a mapped table's columns
+	labels        []label            // of a mapped table
+	defaults      Mapping            // for what a row leaves out
 	active        map[string]bool
 }
 
@@ -169,22 +170,23 @@ func mapTable(ctx context.Context, db *database, m *Mapping) (*table, error) {
 	}
 
 	var problems []error
-	expr := func(setting, name string, hex bool) string {
+	expr := func(setting, name string, hex bool) (e, columnType string) {
 		for _, c := range columns {
 			if db.sameName(c.name, name) {
-				return db.text(db.quote(c.name), c.typ, hex)
+				return db.text(db.quote(c.name), c.typ, hex), c.typ
 			}
 		}
 		problems = append(problems, unknownColumn(m.Table, settingPrefix+setting, name, columns))
-		return ""
+		return "", ""
 	}
 	for f, column := range t.columns {
 		if column != "" {
-			t.expr[f] = expr("columns."+field(f).String(), column, field(f) == fieldID)
+			t.expr[f], t.types[f] = expr("columns."+field(f).String(), column, field(f) == fieldID)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Labels)) {
-		t.labels = append(t.labels, label{name, expr("labels."+name, m.Labels[name], false)})
+		e, _ := expr("labels."+name, m.Labels[name], false)
+		t.labels = append(t.labels, label{name, e})
 	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)

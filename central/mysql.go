@@ -55,15 +55,31 @@ func (mysqlDialect) quote(name string) string {
 
 func (mysqlDialect) placeholder(int) string { return "?" }
 
+func isBinary(columnType string) bool {
+	return columnType == "binary" || columnType == "varbinary" || strings.HasSuffix(columnType, "blob")
+}
+
 func (mysqlDialect) text(column, columnType string, hex bool) string {
-	binary := columnType == "binary" || columnType == "varbinary" || strings.HasSuffix(columnType, "blob")
 	switch {
-	case binary && hex:
+	case isBinary(columnType) && hex:
 		column = "LOWER(HEX(" + column + "))"
 	case columnType == "bit":
 		column = "CAST(" + column + " AS UNSIGNED)"
 	}
 	return "COALESCE(CONVERT(" + column + " USING utf8mb4), '') COLLATE utf8mb4_bin"
+}
+
+func (mysqlDialect) value(placeholder, columnType string, hex bool) string {
+	if hex && isBinary(columnType) {
+		return "UNHEX(" + placeholder + ")"
+	}
+	return placeholder
+}
+
+func (mysqlDialect) limit(ctx context.Context, db *sql.DB, schema, table, column string) (limit int, err error) {
+	err = db.QueryRowContext(ctx, `SELECT COALESCE(character_maximum_length, 0) FROM information_schema.columns
+		WHERE table_schema = COALESCE(NULLIF(?, ''), DATABASE()) AND table_name = ? AND column_name = ?`, schema, table, column).Scan(&limit)
+	return limit, err
 }
 
 func (mysqlDialect) now() string { return "UTC_TIMESTAMP(6)" }

@@ -66,6 +66,30 @@ func (postgres) text(column, columnType string, hex bool) string {
 	return "COALESCE(" + column + `, '') COLLATE "C"`
 }
 
+func (postgres) value(placeholder, columnType string, hex bool) string {
+	switch {
+	case columnType == "":
+		return placeholder
+	case columnType == "bytea" && hex:
+		return "decode(" + placeholder + ", 'hex')"
+	case columnType == "bytea":
+		return "decode(" + placeholder + ", 'escape')"
+	case columnType == "character": // that alone would mean one character
+		columnType = "bpchar"
+	}
+	return "CAST(" + placeholder + " AS " + columnType + ")"
+}
+
+func (d postgres) limit(ctx context.Context, db *sql.DB, schema, table, column string) (limit int, err error) {
+	name := d.quote(table)
+	if schema != "" {
+		name = d.quote(schema) + "." + name
+	}
+	err = db.QueryRowContext(ctx, `SELECT CASE WHEN atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND atttypmod > 4
+		THEN atttypmod - 4 ELSE 0 END FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2`, name, column).Scan(&limit)
+	return limit, err
+}
+
 func (postgres) now() string { return "now()" }
 
 func (d postgres) columns(ctx context.Context, db *sql.DB, schema, table string) ([]column, error) {

@@ -24,14 +24,29 @@ import (
 // all others are in it once.
 func (s *Store) Tenants(ctx context.Context, f Filter) iter.Seq2[skein.Tenant, error] {
 	return func(yield func(skein.Tenant, error) bool) {
+		for r, err := range s.rows(ctx, f) {
+			if err != nil {
+				yield(skein.Tenant{}, err)
+				return
+			}
+			if !yield(s.tenant(r), nil) {
+				return
+			}
+		}
+	}
+}
+
+// rows lists the rows of the tenants that a filter means, as Tenants does.
+func (s *Store) rows(ctx context.Context, f Filter) iter.Seq2[*row, error] {
+	return func(yield func(*row, error) bool) {
 		sel, err := s.resolve(ctx, f)
 		if err != nil {
-			yield(skein.Tenant{}, err)
+			yield(nil, err)
 			return
 		}
 		lanes, err := s.lanes(ctx, sel)
 		if err != nil {
-			yield(skein.Tenant{}, err)
+			yield(nil, err)
 			return
 		}
 		for len(lanes) > 0 {
@@ -39,11 +54,11 @@ func (s *Store) Tenants(ctx context.Context, f Filter) iter.Seq2[skein.Tenant, e
 				r, err := lanes[i].next(ctx)
 				switch {
 				case err != nil:
-					yield(skein.Tenant{}, err)
+					yield(nil, err)
 					return
 				case r == nil:
 					lanes = slices.Delete(lanes, i, i+1)
-				case !yield(s.tenant(r), nil):
+				case !yield(r, nil):
 					return
 				default:
 					i++
@@ -243,21 +258,28 @@ var pagePauses = []time.Duration{100 * time.Millisecond, time.Second, 5 * time.S
 
 // read reads the next page.
 func (l *lane) read(ctx context.Context) error {
-	for try := 0; ; try++ {
+	return again(ctx, func() error {
 		p, err := l.query(ctx)
 		if err == nil {
 			err = l.store.readLabels(ctx, p.rows)
 		}
 		if err == nil {
 			l.rows, l.after, l.done = p.rows, p.last, p.read < l.page
-			return nil
+		}
+		return err
+	})
+}
+
+// again calls f, and again after a pause where its error may go away.
+func again(ctx context.Context, f func() error) error {
+	for try := 0; ; try++ {
+		err := f()
+		if err == nil || try == len(pagePauses) {
+			return err
 		}
 		switch skein.ErrorClass(err) {
 		case skein.Transient, skein.Unreachable, skein.ConnectionLost, skein.Busy:
 		default:
-			return err
-		}
-		if try == len(pagePauses) {
 			return err
 		}
 		select {

@@ -26,7 +26,10 @@ type FieldError struct {
 	Field string
 	Msg   string
 	hint  string
+	err   error // what Msg was made from, nil: nothing
 }
+
+func (e *FieldError) Unwrap() error { return e.err }
 
 func (e *FieldError) Error() string { return e.Field + ": " + e.Msg }
 
@@ -197,34 +200,27 @@ func (s *Store) tenant(r *row) skein.Tenant {
 	var problem *FieldError
 	t.Target, problem = r.target(&s.table.defaults)
 	if value := r.fields[fieldPassword]; value != "" && problem == nil {
-		t.Target.Password, problem = s.open(value, t.ID)
+		t.Target.Password, _, problem = s.open(value, t.ID)
 	}
 	if problem != nil {
-		// The column is what one looks for in the table.
-		for f, column := range s.table.columns {
-			if problem.Field == field(f).String() && column != "" {
-				problem.Field = "column " + column
-			}
-		}
-		problem.hint = or(problem.hint, "correct this tenant's row in table "+s.table.name)
-		t.Err = problem
+		t.Err = s.table.locate(problem)
 	}
 	return t
 }
 
-// open opens a stored password.
-func (s *Store) open(value, id string) (secret.Secret, *FieldError) {
+// open opens a stored password, and says with which key.
+func (s *Store) open(value, id string) (password secret.Secret, keyID string, problem *FieldError) {
 	if s.keyring == nil {
-		return secret.Secret{}, errNoKey("it is stored encrypted, and there is no key to open it with")
+		return secret.Secret{}, "", errNoKey("it is stored encrypted, and there is no key to open it with")
 	}
-	password, _, err := s.keyring.Open(value, passwordBinding(id))
+	password, keyID, err := s.keyring.Open(value, passwordBinding(id))
 	if err != nil {
-		return secret.Secret{}, &FieldError{
-			Field: fieldPassword.String(), Msg: err.Error(),
+		return secret.Secret{}, "", &FieldError{
+			Field: fieldPassword.String(), Msg: err.Error(), err: err,
 			hint: "check encryption.key and encryption.previous_key, or store this tenant's password again",
 		}
 	}
-	return password, nil
+	return password, keyID, nil
 }
 
 // seal encrypts a password to be stored.

@@ -67,6 +67,12 @@ func (sqliteDialect) text(column, _ string, _ bool) string {
 	return "COALESCE(CAST(" + column + " AS TEXT), '') COLLATE BINARY"
 }
 
+func (sqliteDialect) value(placeholder, _ string, _ bool) string { return placeholder }
+
+func (sqliteDialect) limit(context.Context, *sql.DB, string, string, string) (int, error) {
+	return 0, nil
+}
+
 func (sqliteDialect) now() string { return "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')" }
 
 func (d sqliteDialect) columns(ctx context.Context, db *sql.DB, schema, table string) ([]column, error) {

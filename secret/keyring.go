@@ -165,6 +165,12 @@ func KeyID(key Secret) string {
 	return hex.EncodeToString(mac.Sum(nil)[:4])
 }
 
+// Writes returns what Seal writes.
+func (k *Keyring) Writes() WriteMode { return k.write }
+
+// Format returns the format of CBC values.
+func (k *Keyring) Format() Format { return k.format.name }
+
 // Current returns the id of the key that Seal uses.
 func (k *Keyring) Current() string { return k.current }
 
