@@ -29,9 +29,11 @@ type Class string
 const (
 	// Permanent errors come back however often one tries: SQL that is wrong.
 	Permanent Class = "permanent"
-	// Transient errors may go away by themselves: a deadlock, too many
-	// connections, a server that starts up.
+	// Transient errors may go away by themselves: a deadlock, a server that
+	// starts up.
 	Transient Class = "transient"
+	// Crowded is a server, or a role, that has as many connections as it may.
+	Crowded Class = "too many connections"
 	// Busy is a lock on a table or file that someone else held too long.
 	Busy Class = "busy"
 	// Denied is a wrong user or password, or a right that the role lacks.

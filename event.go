@@ -11,7 +11,21 @@ const (
 	MigrationStarted EventType = "migration_started"
 	MigrationOutput  EventType = "migration_output" // a line that a Knex migration printed
 	MigrationEnded   EventType = "migration_ended"
+	TenantRetried    EventType = "tenant_retried" // it met Err, and is tried again after Pause
 	TenantEnded      EventType = "tenant_ended"
+)
+
+// The events of a database server, which are about no single tenant.
+const (
+	// ServerCrowded tells, once in a run, that a server has too many connections
+	// (Err): at most Bound of its tenants are worked on at once until it has had
+	// fewer for a while.
+	ServerCrowded EventType = "server_crowded"
+	// ServerDown tells that a server was given up on (Err). Its tenants are
+	// reported without being tried; one of them is tried now and then.
+	ServerDown EventType = "server_down"
+	// ServerBack tells that a server which had been given up on answered.
+	ServerBack EventType = "server_back"
 )
 
 // An Event is one thing that happened in a run. Whoever shows or keeps what a
@@ -28,6 +42,10 @@ type Event struct {
 	Direction Direction
 	Duration  time.Duration
 	Err       error
+
+	Pause  time.Duration
+	Server string // as Target.Server names it
+	Bound  int
 
 	// Output is the line, without its end, of a MigrationOutput.
 	Output string

@@ -21,6 +21,10 @@ type FleetOptions struct {
 	Servers map[string]int
 	// LockWait is how long a tenant's lock is waited for. 0: not at all.
 	LockWait time.Duration
+	// Retries is how often a tenant is tried again that met trouble which may
+	// go away by itself: a table that is locked, a deadlock, a lost connection, a
+	// server that cannot be reached. 0: not at all.
+	Retries int
 	// Knex runs the Knex migrations. Nil: a plan that needs one is refused.
 	Knex KnexRunner
 	// Stop, when closed, begins no further tenant and no further migration;
@@ -33,11 +37,6 @@ type FleetOptions struct {
 const (
 	defaultParallel  = 16
 	defaultPerServer = 8
-	// lookahead bounds the tenants that were read from the central database and
-	// not begun, so that a fleet of any size fits in the same memory. It is
-	// what lets other servers' tenants go first while one server is at its
-	// bound.
-	lookahead = 4096
 	// A session that serves one tenant after another is renewed after this
 	// many: a PostgreSQL backend keeps something of each schema it has seen.
 	sessionTenants = 500
@@ -114,9 +113,13 @@ func (f *Fleet) migrator(engine string) (*Migrator, error) {
 // Migrate carries out what opts asks for in each tenant. A tenant that fails
 // does not stop the others. The error is the list's own, when the tenants could
 // not be read to their end; what had begun was ended.
+//
+// Where a connection ended before the answer, the tenant's history says whether
+// the migration was carried out. It is read under the tenant's lock, which the
+// server frees when whatever it was doing has ended.
 func (f *Fleet) Migrate(ctx context.Context, tenants iter.Seq2[Tenant, error], opts PlanOptions) (Summary, error) {
-	return f.Each(ctx, tenants, func(ctx context.Context, m *Migrator, s Session, t Tenant) Result {
-		return m.Migrate(ctx, s, t, opts, f.opts.Stop, f.opts.Listener)
+	return f.each(ctx, tenants, func(ctx context.Context, m *Migrator, s Session, t *task) Result {
+		return m.try(ctx, s, t, opts, f.opts.Stop, f.opts.Listener)
 	})
 }
 
@@ -134,8 +137,17 @@ type Work func(context.Context, *Migrator, Session, Tenant) Result
 
 // Each does the same work in each tenant, in parallel within the fleet's
 // bounds, and reports each as a TenantEnded event. Tenants are read as they are
-// needed.
+// needed. Work that met trouble which may go away is done again.
 func (f *Fleet) Each(ctx context.Context, tenants iter.Seq2[Tenant, error], work Work) (Summary, error) {
+	return f.each(ctx, tenants, func(ctx context.Context, m *Migrator, s Session, t *task) Result {
+		return work(ctx, m, s, t.tenant)
+	})
+}
+
+// An attempt is one try of a tenant's work.
+type attempt func(context.Context, *Migrator, Session, *task) Result
+
+func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], work attempt) (Summary, error) {
 	start := time.Now()
 	q := newQueue(f.opts)
 	var listErr error
@@ -165,27 +177,39 @@ func (f *Fleet) Each(ctx context.Context, tenants iter.Seq2[Tenant, error], work
 
 	var mu sync.Mutex
 	var sum Summary
+	report := func(t *task) {
+		r := t.result()
+		mu.Lock()
+		sum.add(r)
+		mu.Unlock()
+		f.opts.Listener(Event{Type: TenantEnded, Time: time.Now(), Tenant: t.tenant, Result: &r})
+	}
 	var workers sync.WaitGroup
 	for range f.opts.Parallel {
 		workers.Go(func() {
 			w := worker{fleet: f}
 			defer w.hangUp()
 			for server := ""; ; {
-				t, ok := q.next(server)
+				t, ok := q.next(server, w.hangUp)
 				if !ok {
 					return
 				}
-				server = t.Target.Server()
-				r := w.tenant(ctx, t, work)
-				q.done(server)
-				mu.Lock()
-				sum.add(r)
-				mu.Unlock()
-				f.opts.Listener(Event{Type: TenantEnded, Time: time.Now(), Tenant: t, Result: &r})
+				server = t.tenant.Target.Server()
+				connected := w.try(ctx, t, work)
+				again, events := q.ended(t, connected)
+				for _, e := range events {
+					f.opts.Listener(e)
+				}
+				if !again {
+					report(t)
+				}
 			}
 		})
 	}
 	workers.Wait()
+	for _, t := range q.left() {
+		report(t)
+	}
 	close(unwatch)
 	feeding.Wait()
 	sum.Interrupted = sum.Interrupted || q.stopped
@@ -219,47 +243,65 @@ type worker struct {
 	served  int
 }
 
-func (w *worker) tenant(ctx context.Context, t Tenant, work Work) Result {
-	start := time.Now()
-	w.fleet.opts.Listener(Event{Type: TenantStarted, Time: start, Tenant: t})
-	failed := func(err error) Result {
-		return Result{Tenant: t, Standing: Standing{State: StateUnreachable}, Err: err, Duration: time.Since(start)}
+// try tries a tenant once, and notes in the task what came of it. It says
+// whether the tenant was connected to.
+func (w *worker) try(ctx context.Context, t *task, work attempt) (connected bool) {
+	if !t.tried {
+		w.fleet.opts.Listener(Event{Type: TenantStarted, Time: t.started, Tenant: t.tenant})
 	}
-	if t.Err != nil {
-		return failed(t.Err)
+	if t.down != nil {
+		t.note(unreachable(t.tenant, t.down))
+		return false
 	}
-	if err := t.Target.Validate(); err != nil {
-		return failed(err)
-	}
-	m, err := w.fleet.migrator(t.Target.Engine)
+	m, err := w.prepare(t.tenant)
 	if err != nil {
-		return failed(err)
+		t.note(unreachable(t.tenant, err))
+		return false
 	}
-	if err := m.Parse(); err != nil {
-		return failed(err)
-	}
-	reused, err := w.connect(ctx, m.engine, t.Target)
+	reused, err := w.connect(ctx, m.engine, t.tenant.Target)
 	if err != nil {
-		return failed(err)
+		t.note(unreachable(t.tenant, err))
+		return false
 	}
 	r := work(ctx, m, w.session, t)
 	if lost(r.Err) && reused && len(r.Done) == 0 && r.Standing.State == StateUnreachable {
 		// A kept session may have ended while it was not used: that is not this
 		// tenant's failure, and nothing was done on it.
 		w.hangUp()
-		if _, err = w.connect(ctx, m.engine, t.Target); err != nil {
-			return failed(err)
+		if _, err = w.connect(ctx, m.engine, t.tenant.Target); err != nil {
+			t.note(unreachable(t.tenant, err))
+			return false
 		}
 		r = work(ctx, m, w.session, t)
 	}
 	if _, refused := errors.AsType[*RefusedError](r.Err); w.key == "" || r.Err != nil && !refused {
 		w.hangUp()
 	}
-	r.Duration = time.Since(start)
-	return r
+	if ctx.Err() != nil {
+		t.final = true
+	}
+	t.note(r)
+	return true
 }
 
-func lost(err error) bool { return err != nil && ErrorClass(err) == ConnectionLost }
+// prepare finds what a tenant's work needs besides a connection.
+func (w *worker) prepare(t Tenant) (*Migrator, error) {
+	if t.Err != nil {
+		return nil, t.Err
+	}
+	if err := t.Target.Validate(); err != nil {
+		return nil, err
+	}
+	m, err := w.fleet.migrator(t.Target.Engine)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.Parse()
+}
+
+func unreachable(t Tenant, err error) Result {
+	return Result{Tenant: t, Standing: Standing{State: StateUnreachable}, Err: err}
+}
 
 // connect makes the worker's session one on the target. It says whether that is
 // a session which was used before.
@@ -286,123 +328,4 @@ func (w *worker) hangUp() {
 		_ = w.session.Close()
 		w.session = nil
 	}
-}
-
-// A queue hands out tenants to workers, within the bound of each server.
-type queue struct {
-	mu      sync.Mutex
-	changed *sync.Cond
-	bound   func(server string) int
-	servers map[string]*serverQueue
-	order   []*serverQueue // the servers, to go around them in turn
-	turn    int
-	waiting int // tenants in all servers' queues
-	closed  bool
-	stopped bool
-}
-
-type serverQueue struct {
-	tenants []Tenant
-	active  int
-	bound   int
-}
-
-func newQueue(opts FleetOptions) *queue {
-	q := &queue{servers: make(map[string]*serverQueue)}
-	q.changed = sync.NewCond(&q.mu)
-	q.bound = func(server string) int {
-		if n := opts.Servers[server]; n > 0 {
-			return n
-		}
-		return opts.PerServer
-	}
-	return q
-}
-
-// put adds a tenant, and waits while enough are waiting. False means that no
-// more are wanted.
-func (q *queue) put(t Tenant) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for q.waiting >= lookahead && !q.stopped {
-		q.changed.Wait()
-	}
-	if q.stopped {
-		return false
-	}
-	name := t.Target.Server()
-	s := q.servers[name]
-	if s == nil {
-		s = &serverQueue{bound: q.bound(name)}
-		q.servers[name] = s
-		q.order = append(q.order, s)
-	}
-	s.tenants = append(s.tenants, t)
-	q.waiting++
-	q.changed.Broadcast()
-	return true
-}
-
-// next waits for a tenant that may be begun; one on the given server comes
-// first, since the worker may have a session there. False means that there are
-// no more.
-func (q *queue) next(server string) (Tenant, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for {
-		if q.stopped {
-			return Tenant{}, false
-		}
-		if s := q.servers[server]; s.ready() {
-			return q.take(s), true
-		}
-		for range q.order {
-			q.turn = (q.turn + 1) % len(q.order)
-			if s := q.order[q.turn]; s.ready() {
-				return q.take(s), true
-			}
-		}
-		if q.closed && q.waiting == 0 {
-			return Tenant{}, false
-		}
-		q.changed.Wait()
-	}
-}
-
-func (s *serverQueue) ready() bool { return s != nil && len(s.tenants) > 0 && s.active < s.bound }
-
-func (q *queue) take(s *serverQueue) Tenant {
-	t := s.tenants[0]
-	s.tenants[0] = Tenant{}
-	s.tenants = s.tenants[1:]
-	s.active++
-	q.waiting--
-	q.changed.Broadcast()
-	return t
-}
-
-func (q *queue) done(server string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.servers[server].active--
-	q.changed.Broadcast()
-}
-
-// close says that no more tenants come.
-func (q *queue) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.changed.Broadcast()
-}
-
-// stop hands out no more tenants.
-func (q *queue) stop() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	// A run that is at its end already was not interrupted.
-	if !q.closed || q.waiting > 0 {
-		q.stopped = true
-	}
-	q.changed.Broadcast()
 }

@@ -23,17 +23,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type memory struct {
 	mu       sync.Mutex
 	applied  map[string][]string // by database
+	batches  map[string]int      // by database and migration
 	shared   bool                // sessions serve several targets
 	opened   int
 	active   map[string]int // open sessions by server
 	peak     map[string]int
 	peakAll  int
+	open     func(skein.Target) error
 	apply    func(database string, step skein.Step) error
+	after    func(database string, step skein.Step) error // when the step is applied
 	lostOnce map[string]bool // databases on which a kept session turns out to be lost
 }
 
 func newMemory() *memory {
-	return &memory{applied: make(map[string][]string), active: make(map[string]int), peak: make(map[string]int), lostOnce: make(map[string]bool)}
+	return &memory{applied: make(map[string][]string), batches: make(map[string]int), active: make(map[string]int), peak: make(map[string]int), lostOnce: make(map[string]bool)}
 }
 
 func (e *memory) Name() string { return skein.PostgreSQL }
@@ -52,6 +55,11 @@ func (e *memory) Open(_ context.Context, t skein.Target) (skein.Session, error) 
 	defer e.mu.Unlock()
 	if t.Database == "down" {
 		return nil, &skein.DatabaseError{Class: skein.Unreachable, Message: "no route"}
+	}
+	if e.open != nil {
+		if err := e.open(t); err != nil {
+			return nil, err
+		}
 	}
 	e.opened++
 	e.active[t.Server()]++
@@ -79,7 +87,7 @@ func (s *memorySession) History(context.Context) (skein.History, error) {
 	}
 	var h skein.History
 	for _, name := range s.engine.applied[s.target.Database] {
-		h.Records = append(h.Records, skein.Record{Name: name, State: skein.Applied, Batch: 1})
+		h.Records = append(h.Records, skein.Record{Name: name, State: skein.Applied, Batch: max(1, s.engine.batches[s.target.Database+" "+name])})
 	}
 	return h, nil
 }
@@ -99,7 +107,17 @@ func (s *memorySession) Apply(_ context.Context, step skein.Step) (skein.StepRes
 	}
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()
-	s.engine.applied[s.target.Database] = append(s.engine.applied[s.target.Database], step.Migration.Name)
+	applied, name := s.engine.applied[s.target.Database], step.Migration.Name
+	if step.Direction == skein.Down {
+		applied = slices.DeleteFunc(applied, func(n string) bool { return n == name })
+	} else {
+		applied = append(applied, name)
+		s.engine.batches[s.target.Database+" "+name] = step.Batch
+	}
+	s.engine.applied[s.target.Database] = applied
+	if s.engine.after != nil {
+		return skein.StepResult{}, s.engine.after(s.target.Database, step)
+	}
 	return skein.StepResult{}, nil
 }
 

@@ -163,6 +163,9 @@ type PlanOptions struct {
 	// Knex says that there is something to run Knex migrations with. A migrator
 	// sets it itself.
 	Knex bool
+
+	// only bounds the steps to what is left of a plan that was begun.
+	only []*Migration
 }
 
 // A Plan is what is to be done in one tenant.
@@ -200,6 +203,14 @@ func names(migrations []*Migration) []string {
 // effect, and the same arguments give the same plan. An error is a
 // *RefusedError.
 func MakePlan(set *Set, history History, opts PlanOptions) (Plan, error) {
+	plan, err := makePlan(set, history, opts)
+	if opts.only != nil && err == nil {
+		plan.Steps = slices.DeleteFunc(slices.Clone(plan.Steps), func(m *Migration) bool { return !slices.Contains(opts.only, m) })
+	}
+	return plan, err
+}
+
+func makePlan(set *Set, history History, opts PlanOptions) (Plan, error) {
 	standing := Assess(set, history, opts.Policy)
 	if len(standing.Partial) > 0 {
 		r := standing.Partial[0]

@@ -32,6 +32,7 @@ const (
 	errColumnDenied    = 1143
 	errNoTable         = 1146
 	errNotRolledBack   = 1196
+	errResource        = 1226
 	errPrivilegeDenied = 1227
 )
 
@@ -61,15 +62,15 @@ var classes = map[uint16]skein.Class{
 	1205: skein.Busy, // waited too long, for a row or for a table's definition
 	3572: skein.Busy, // MySQL: NOWAIT
 
-	1040: skein.Transient, // too many connections
-	1041: skein.Transient, // out of memory
-	1053: skein.Transient, // the server shuts down
-	1203: skein.Transient, // too many connections of the user
-	1213: skein.Transient, // deadlock
-	1226: skein.Transient, // the user's resources are used up
-	1613: skein.Transient, // XA: waited too long
-	1614: skein.Transient, // XA: deadlock
-	3168: skein.Transient, // MySQL: not ready yet
+	1040:        skein.Crowded,   // of the server
+	1203:        skein.Crowded,   // of the user
+	1041:        skein.Transient, // out of memory
+	1053:        skein.Transient, // the server shuts down
+	1213:        skein.Transient, // deadlock
+	errResource: skein.Transient, // the user's resources are used up
+	1613:        skein.Transient, // XA: waited too long
+	1614:        skein.Transient, // XA: deadlock
+	3168:        skein.Transient, // MySQL: not ready yet
 
 	1129: skein.Unreachable, // the host is blocked after too many errors
 
@@ -116,6 +117,9 @@ func databaseError(err error, target skein.Target) *skein.DatabaseError {
 			answer.Class = class
 		}
 		answer.Hint = hints[server.Number]
+		if server.Number == errResource && strings.Contains(server.Message, "max_user_connections") {
+			answer.Class = skein.Crowded
+		}
 		if server.Number == errCommandDenied || server.Number == errDatabaseDenied {
 			answer.Hint = grantHint(server.Message, target)
 		}

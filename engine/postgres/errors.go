@@ -114,8 +114,10 @@ func classify(answer *pgconn.PgError) skein.Class {
 	case "55P03": // lock_not_available, which is also lock_timeout
 		return skein.Busy
 	case "40001", "40P01", // serialization_failure, deadlock_detected
-		"53300", "57P03": // too_many_connections, cannot_connect_now
+		"57P03": // cannot_connect_now
 		return skein.Transient
+	case "53300": // too_many_connections
+		return skein.Crowded
 	}
 	if strings.HasPrefix(answer.Code, "28") { // invalid authorization
 		return skein.Denied
