@@ -32,6 +32,8 @@ type administrator struct {
 	target skein.Target
 	*session
 	super bool
+	// facts are what the databases that are created here depend on.
+	facts string
 }
 
 var (
@@ -53,12 +55,17 @@ func (e *Engine) Administer(ctx context.Context, admin skein.Target) (skein.Admi
 	// The timeouts in the settings are for migrations.
 	m.add(setup, "SET statement_timeout TO 0", "SET lock_timeout TO 0")
 	m.add(setup, a.watchClient()...)
-	m.add(reading, "SELECT r.rolsuper, r.rolcreaterole, r.rolcreatedb FROM pg_catalog.pg_roles r WHERE r.rolname = current_user")
+	m.add(reading, `SELECT r.rolsuper, r.rolcreaterole, r.rolcreatedb, pg_catalog.current_setting('server_version_num'), d.encoding, d.datcollate, d.datctype
+		FROM pg_catalog.pg_roles r, pg_catalog.pg_database d WHERE r.rolname = current_user AND d.datname = 'template1'`)
 	results, err := a.run(ctx, &m)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("set up the administrator's session: %w", a.fail(ctx, err)), a.Close())
 	}
 	row := results[len(results)-1].row
+	if len(row) < 7 {
+		return nil, errors.Join(errors.New("set up the administrator's session: the server has no database template1"), a.Close())
+	}
+	a.facts = fmt.Sprintf("%q", row[3:])
 	a.super = string(row[0]) == "t"
 	for i, right := range []string{"", "CREATEROLE", "CREATEDB"} {
 		if right != "" && !a.super && string(row[i]) != "t" {
@@ -267,20 +274,24 @@ func (a *administrator) own(ctx context.Context, site skein.Site, what string, e
 // CreateRole creates the role that can log in and nothing else. Its password is
 // sent as what the server would keep of it.
 func (a *administrator) CreateRole(ctx context.Context, site skein.Site) error {
-	role := quoteIdent(site.Target.User)
-	verifier, err := scramVerifier(site.Target.Password)
+	return a.own(ctx, site, "role", a.createRole(ctx, site.Target.User, site.Target.Password, site.Mark()))
+}
+
+func (a *administrator) createRole(ctx context.Context, name string, password secret.Secret, mark string) error {
+	role := quoteIdent(name)
+	verifier, err := scramVerifier(password)
 	if err != nil {
 		return fmt.Errorf("create role %s: %w", role, err)
 	}
 	statements := []string{
 		"CREATE ROLE " + role + " LOGIN PASSWORD " + quoteLiteral(verifier),
-		"COMMENT ON ROLE " + role + " IS " + quoteLiteral(site.Mark()),
+		"COMMENT ON ROLE " + role + " IS " + quoteLiteral(mark),
 	}
 	if !a.super {
 		// To create what another role owns, and to drop it, takes being a member.
 		statements = append(statements, "GRANT "+role+" TO CURRENT_USER")
 	}
-	return a.own(ctx, site, "role", a.transaction(ctx, "create role "+role, statements...))
+	return a.transaction(ctx, "create role "+role, statements...)
 }
 
 // scramVerifier is what a server keeps of a password, so that it need not be
@@ -319,17 +330,27 @@ func (a *administrator) CreateDatabase(ctx context.Context, site skein.Site) err
 			"CREATE SCHEMA "+schema+" AUTHORIZATION "+quoteIdent(t.User),
 			"COMMENT ON SCHEMA "+schema+" IS "+quoteLiteral(site.Mark())))
 	}
-	sql := "CREATE DATABASE " + quoteIdent(t.Database) + " OWNER " + quoteIdent(t.User) + " ALLOW_CONNECTIONS false"
-	switch {
-	case site.Template != "":
-		sql += " TEMPLATE " + quoteIdent(site.Template)
-	case site.Source != nil:
-		sql += " TEMPLATE " + quoteIdent(site.Source.Database)
+	template := site.Template
+	if site.Source != nil {
+		template = site.Source.Database
 	}
-	var err error
+	return a.own(ctx, site, "database", a.createDatabase(ctx, t.Database, t.User, template))
+}
+
+// createDatabase creates a database that takes no connections yet. A database
+// that is to be copied may be in use for a moment: it is waited for.
+func (a *administrator) createDatabase(ctx context.Context, name, owner, template string) error {
+	sql := "CREATE DATABASE " + quoteIdent(name) + " OWNER " + quoteIdent(owner) + " ALLOW_CONNECTIONS false"
+	if template != "" {
+		sql += " TEMPLATE " + quoteIdent(template)
+	}
 	for start, pause := time.Now(), firstPause; ; pause = min(2*pause, lastPause) {
-		if _, err = a.rows(ctx, sql); code(err) != inUse || time.Since(start) > holdWait {
-			break
+		_, err := a.rows(ctx, sql)
+		if err == nil {
+			return nil
+		}
+		if code(err) != inUse || time.Since(start) > holdWait {
+			return fmt.Errorf("create database %s: %w", quoteIdent(name), err)
 		}
 		select {
 		case <-time.After(pause):
@@ -337,22 +358,22 @@ func (a *administrator) CreateDatabase(ctx context.Context, site skein.Site) err
 			return ctx.Err()
 		}
 	}
-	if err != nil {
-		err = fmt.Errorf("create database %s: %w", quoteIdent(t.Database), err)
-	}
-	return a.own(ctx, site, "database", err)
 }
 
 // GrantRights keeps everyone but the tenant out, and lets the tenant in.
 func (a *administrator) GrantRights(ctx context.Context, site skein.Site) error {
-	const doing = "give the tenant its rights"
-	database := quoteIdent(site.Target.Database)
 	if site.Target.Schema != "" {
-		return a.transaction(ctx, doing, "GRANT CONNECT ON DATABASE "+database+" TO "+quoteIdent(site.Target.User))
+		return a.transaction(ctx, "give the tenant its rights", "GRANT CONNECT ON DATABASE "+quoteIdent(site.Target.Database)+" TO "+quoteIdent(site.Target.User))
 	}
-	return a.transaction(ctx, doing,
+	return a.openDatabase(ctx, site.Target.Database, site.Mark())
+}
+
+// openDatabase lets the owner of a database connect, and nobody else.
+func (a *administrator) openDatabase(ctx context.Context, name, mark string) error {
+	database := quoteIdent(name)
+	return a.transaction(ctx, "give rights on database "+database,
 		"REVOKE ALL ON DATABASE "+database+" FROM PUBLIC",
-		"COMMENT ON DATABASE "+database+" IS "+quoteLiteral(site.Mark()),
+		"COMMENT ON DATABASE "+database+" IS "+quoteLiteral(mark),
 		"ALTER DATABASE "+database+" ALLOW_CONNECTIONS true")
 }
 
@@ -531,6 +552,3 @@ func (a *administrator) Backup(ctx context.Context, site skein.Site, file string
 	}
 	return nil
 }
-
-// templateMark begins the comments of roles and databases that are templates.
-const templateMark = "skein template"

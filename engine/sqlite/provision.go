@@ -333,6 +333,17 @@ func (a *administrator) MakeTemplate(ctx context.Context, key skein.TemplateKey,
 	if found, err := a.Template(ctx, key); found != "" || err != nil {
 		return found, err
 	}
+	why := filepath.Join(a.folder, name+".none") // says why there is no template
+	if text, err := os.ReadFile(why); err == nil && len(text) > 0 {
+		return "", &skein.TemplateError{Msg: string(text)}
+	}
+	refuse := func(msg string) error {
+		// Made anew each time that it is asked for, it would come to the same.
+		if err := os.WriteFile(why, []byte(msg), 0o600); err != nil {
+			return fileError(why, err)
+		}
+		return &skein.TemplateError{Msg: msg}
+	}
 	// Under the lock, whatever is being made belongs to a process that is gone.
 	clean := func(keep string) error {
 		names, err := filepath.Glob(filepath.Join(a.folder, templatePrefix+key.Project+"-*"))
@@ -367,7 +378,7 @@ func (a *administrator) MakeTemplate(ctx context.Context, key skein.TemplateKey,
 		}
 		for _, suffix := range []string{"-wal", "-journal"} {
 			if _, err := os.Stat(path + suffix); err == nil {
-				return "", &skein.TemplateError{Msg: "the migrations leave the file in a state that is not one file"}
+				return "", refuse("the migrations leave the file in a state that is not one file")
 			}
 		}
 	}
@@ -387,11 +398,11 @@ func (a *administrator) MakeTemplate(ctx context.Context, key skein.TemplateKey,
 	}
 	for _, part := range want.parts {
 		if want.digest[part] != got.digest[part] {
-			return "", &skein.TemplateError{Msg: "the migrations do not make the same twice (" + part + "): a copy would not be what a replay makes"}
+			return "", refuse("a copy would differ from a replay (" + part + ")")
 		}
 	}
 	if len(want.parts) != len(got.parts) {
-		return "", &skein.TemplateError{Msg: "the migrations do not make the same tables twice: a copy would not be what a replay makes"}
+		return "", refuse("a copy would have other tables than a replay")
 	}
 	if err := os.Rename(making, filepath.Join(a.folder, name)); err != nil {
 		return "", fileError(name, err)
