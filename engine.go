@@ -88,6 +88,9 @@ type SessionOptions struct {
 	// StatementTimeout is how long one statement may run. 0: the server's own
 	// setting.
 	StatementTimeout time.Duration
+	// IdleTimeout is how long the server keeps a transaction in which nothing
+	// happens, and the locks that it holds. 0: the server's own setting.
+	IdleTimeout time.Duration
 	// KnexTable is Knex's table. Defaults to DefaultKnexTable.
 	KnexTable string
 	// By and Tool are recorded with each migration: user@host, and the name and
@@ -101,6 +104,12 @@ type Step struct {
 	Direction  Direction
 	Statements []Statement // of the migration's side, as Engine.Parse returned them
 	Batch      int         // recorded with an up
+	// Began says that the step began before and did not end: the record of it
+	// that is there is taken over, and left in its state if the step fails.
+	Began bool
+	// From is how many of the statements are left out because they have run
+	// before. It is 0 unless Began is set.
+	From int
 }
 
 // A StepResult is what came of a step.
@@ -123,6 +132,20 @@ type ServerInfo struct {
 	Connections, MaxConnections int
 	// ReadOnly says that the server takes no changes: a standby, for instance.
 	ReadOnly bool
+}
+
+// A LeftoverFinder is a [Session] that can tell what statements which failed in
+// the tenant have left behind.
+type LeftoverFinder interface {
+	Leftovers(ctx context.Context) ([]Leftover, error)
+}
+
+// A Leftover is something that a failed statement left behind.
+type Leftover struct {
+	// What says what it is, with its name and what is wrong with it.
+	What string
+	// Remove is the statement that takes it away.
+	Remove string
 }
 
 // A LockKeeper is a [Session] that can show and take away its tenant's locks.

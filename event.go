@@ -65,6 +65,8 @@ type Result struct {
 	// State is StateUnreachable if it could not be.
 	Standing Standing
 	History  History
+	// Stops are where the partial ones of Standing stopped, in their order.
+	Stops []Stop
 	// Plan is what was, or would be, done.
 	Plan Plan
 	// Done are the steps that were carried out, in order.

@@ -28,6 +28,9 @@ type Record struct {
 	// Done of Total statements had run when this was written. They are only
 	// kept for a migration that cannot be one transaction.
 	Done, Total int
+	// Fingerprints are those of the statements of a partial migration as it
+	// began, see [Fingerprints]; empty for any other.
+	Fingerprints string
 	// AppliedAt is when the migration ended, or began if it is partial.
 	AppliedAt time.Time
 	Duration  time.Duration

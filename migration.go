@@ -3,6 +3,7 @@ package skein
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // A Direction is which side of a migration runs.
@@ -65,6 +66,14 @@ type Section struct {
 	// NoTransaction is set where the file says that the section must not run
 	// inside a transaction.
 	NoTransaction bool
+	// Timeouts are the section's own.
+	Timeouts Timeouts
+}
+
+// Timeouts are bounds that a section of a migration sets for itself, in the
+// place of those of [SessionOptions]. Nil: as there; 0: no bound at all.
+type Timeouts struct {
+	Lock, Statement, Idle *time.Duration
 }
 
 // A Statement is one statement of a section, as an engine sends it.

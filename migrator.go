@@ -72,8 +72,37 @@ func (m *Migrator) Inspect(ctx context.Context, session Session, tenant Tenant, 
 	if r.Err != nil {
 		return r
 	}
-	r.Plan, r.Err = MakePlan(m.set, r.History, opts)
+	r.Plan, r.Err = m.plan(r.History, tenant, opts)
 	return r
+}
+
+// plan makes a tenant's plan, with what the statements of the files say of a
+// migration that began and did not end.
+func (m *Migrator) plan(history History, tenant Tenant, opts PlanOptions) (Plan, error) {
+	plan, err := MakePlan(m.set, history, opts)
+	partial := opts.Settle == "" && refusedFor(err, ReasonPartial)
+	if !partial && plan.From == 0 {
+		return plan, err
+	}
+	standing := Assess(m.set, history, opts.Policy)
+	stop := m.stops(standing)[0]
+	if partial {
+		return Plan{}, stop.refuse(tenant.Slug, recordNames(standing.Partial))
+	}
+	if err := stop.refuseChanged(); err != nil {
+		return Plan{}, err
+	}
+	return plan, nil
+}
+
+// stops are where the partial migrations of a tenant stopped.
+func (m *Migrator) stops(standing Standing) []Stop {
+	var stops []Stop
+	for _, r := range standing.Partial {
+		migration, _ := m.set.Find(r.Name)
+		stops = append(stops, findStop(r, migration, m.Statements))
+	}
+	return stops
 }
 
 // Assess reads how a tenant stands, and does nothing. Its error is that of
@@ -82,6 +111,9 @@ func (m *Migrator) Assess(ctx context.Context, session Session, tenant Tenant, p
 	r := Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}}
 	if r.History, r.Err = session.History(ctx); r.Err == nil {
 		r.Standing = Assess(m.set, r.History, policy)
+		if r.Err = m.Parse(); r.Err == nil {
+			r.Stops = m.stops(r.Standing)
+		}
 	}
 	return r
 }
@@ -123,8 +155,9 @@ func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, 
 		r.History = history
 		if underWay {
 			r.Standing = Assess(m.set, history, opts.Policy)
+			r.Stops = m.stops(r.Standing)
 		}
-		r.Plan, r.Err = MakePlan(m.set, history, opts)
+		r.Plan, r.Err = m.plan(history, tenant, opts)
 		if r.Err == nil && r.Plan.RecordOnly {
 			r.Done, r.Err = m.record(ctx, session, r.Plan)
 			return r
@@ -191,7 +224,7 @@ func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant,
 func (m *Migrator) runSQL(ctx context.Context, session Session, tenant Tenant, plan Plan, migration *Migration, listen Listener) ([]DoneStep, error) {
 	step := Step{
 		Migration: migration, Direction: plan.Direction, Batch: plan.Batch,
-		Statements: m.sections[migration.Section(plan.Direction)],
+		Statements: m.sections[migration.Section(plan.Direction)], Began: plan.Began, From: plan.From,
 	}
 	listen(Event{Type: MigrationStarted, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction})
 	result, err := session.Apply(ctx, step)
@@ -208,7 +241,10 @@ func (m *Migrator) record(ctx context.Context, session Session, plan Plan) ([]Do
 	now := time.Now()
 	for i, migration := range plan.Steps {
 		records[i] = Record{Name: migration.Name, State: Applied, Batch: plan.Batch, Checksum: migration.Checksum, AppliedAt: now}
-		done[i] = DoneStep{Migration: migration, Direction: Up}
+		done[i] = DoneStep{Migration: migration, Direction: plan.Direction}
+	}
+	if plan.Direction == Down {
+		return done, session.Erase(ctx, plan.Names())
 	}
 	if err := session.Record(ctx, records); err != nil {
 		return nil, err

@@ -159,6 +159,10 @@ type PlanOptions struct {
 	// Baseline names a migration up to which all are recorded as applied
 	// without being run, on a tenant whose history is empty.
 	Baseline string
+	// Settle says what is to be done about a migration that began and did not
+	// end, and that nothing else is: all but Policy and Knex is ignored then.
+	// Empty: such a tenant is refused.
+	Settle Settlement
 
 	// Knex says that there is something to run Knex migrations with. A migrator
 	// sets it itself.
@@ -176,6 +180,10 @@ type Plan struct {
 	RecordOnly bool
 	// Batch is the number that is recorded with what is applied.
 	Batch int
+	// Began says that the one step there is began before and did not end, and
+	// From how many of its statements are left out because they have run.
+	Began bool
+	From  int
 	// Warnings are what a person should know although the plan goes ahead.
 	Warnings []string
 }
@@ -188,7 +196,7 @@ func (p Plan) Key() string {
 	if len(p.Steps) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s %t %q", p.Direction, p.RecordOnly, append(p.Names(), p.Warnings...))
+	return fmt.Sprintf("%s %t %t %d %q", p.Direction, p.RecordOnly, p.Began, p.From, append(p.Names(), p.Warnings...))
 }
 
 func names(migrations []*Migration) []string {
@@ -212,12 +220,15 @@ func MakePlan(set *Set, history History, opts PlanOptions) (Plan, error) {
 
 func makePlan(set *Set, history History, opts PlanOptions) (Plan, error) {
 	standing := Assess(set, history, opts.Policy)
+	if opts.Settle != "" {
+		return planSettlement(set, standing, opts)
+	}
 	if len(standing.Partial) > 0 {
 		r := standing.Partial[0]
 		return Plan{}, &RefusedError{
 			Reason: ReasonPartial, Names: recordNames(standing.Partial),
 			Msg:  fmt.Sprintf("%s began and did not end (%s)", r.Name, progress(r)),
-			hint: "look at what the database has of it; nothing else runs in this tenant before that is settled",
+			hint: "look at what the database has of it, and settle it: nothing else runs in this tenant before",
 		}
 	}
 	if opts.Baseline != "" {

@@ -114,6 +114,7 @@ func Run(t *testing.T, c Config) {
 		{"History", historyTests},
 		{"Knex", knexTests},
 		{"Apply", applyTests},
+		{"Partial", partialTests},
 		{"Parse", parseTests},
 		{"Record", recordTests},
 		{"Lock", lockTests},

@@ -98,14 +98,14 @@ func (s *session) transaction(ctx context.Context, step skein.Step) error {
 	before := "SET @skein_started=UTC_TIMESTAMP(6);START TRANSACTION;"
 	record := s.done(step)
 	total := len(step.Statements)
-	if total == 0 {
+	if step.From >= total {
 		if err := s.flight(ctx, before+record, nil); err != nil {
 			s.undo(ctx)
 			return fmt.Errorf("record the migration: %w", err)
 		}
 		return nil
 	}
-	for i := range step.Statements {
+	for i := step.From; i < total; i++ {
 		after := ""
 		if i == total-1 {
 			after = record
@@ -120,6 +120,7 @@ func (s *session) transaction(ctx context.Context, step skein.Step) error {
 			return fmt.Errorf("record the migration: %w", err)
 		}
 		failed := fail(step, i, err)
+		failed.Partial = step.Began // its record has not changed
 		if stayed {
 			// What could not be rolled back is noted as what it is, a migration
 			// that began and did not end.
@@ -147,16 +148,20 @@ func (s *session) begin(step skein.Step, done int) string {
 		state = skein.Reverting
 	}
 	m, total := step.Migration, len(step.Statements)
-	values := fmt.Sprintf("(%s,%s,%d,NULLIF(%s,''),%d,%d,UTC_TIMESTAMP(6),NULLIF(%s,''),NULLIF(%s,''))",
-		quote(m.Name), quote(string(state)), step.Batch, quote(m.Checksum), done, total, quote(s.engine.opts.By), quote(s.engine.opts.Tool))
-	insert := "INSERT INTO " + s.table + " (name,state,batch,checksum,done,total,started_at,applied_by,tool) VALUES " + values
-	if step.Direction == skein.Up {
+	values := fmt.Sprintf("(%s,%s,%d,NULLIF(%s,''),%d,%d,UTC_TIMESTAMP(6),NULLIF(%s,''),NULLIF(%s,''),%s)",
+		quote(m.Name), quote(string(state)), step.Batch, quote(m.Checksum), done, total, quote(s.engine.opts.By), quote(s.engine.opts.Tool),
+		quote(skein.Fingerprints(step.Statements)))
+	insert := "INSERT INTO " + s.table + " (name,state,batch,checksum,done,total,started_at,applied_by,tool,fingerprints) VALUES " + values
+	switch {
+	case step.Direction == skein.Up && step.Began:
+		return insert + replaceRecord
+	case step.Direction == skein.Up:
 		return insert
 	}
 	// A down keeps what is known of the up, and takes it up again if nothing of
 	// it stayed. A migration that only Knex's table names has no record yet.
 	return "SELECT done,total,started_at INTO @skein_done,@skein_total,@skein_begun FROM " + s.table + " WHERE name=" + quote(m.Name) + ";" +
-		insert + " ON DUPLICATE KEY UPDATE state=VALUES(state),done=VALUES(done),total=VALUES(total),started_at=VALUES(started_at)"
+		insert + " ON DUPLICATE KEY UPDATE state=VALUES(state),done=VALUES(done),total=VALUES(total),started_at=VALUES(started_at),fingerprints=VALUES(fingerprints)"
 }
 
 // done ends the transaction of a step with its record: an up as applied, a down
@@ -166,9 +171,13 @@ func (s *session) done(step skein.Step) string {
 	if step.Direction == skein.Down {
 		return "DELETE FROM " + s.table + " WHERE name=" + quote(m.Name) + ";COMMIT"
 	}
+	instead := ""
+	if step.Began {
+		instead = replaceRecord
+	}
 	return fmt.Sprintf("INSERT INTO %s (name,state,batch,checksum,started_at,applied_at,duration_ms,applied_by,tool)"+
-		" VALUES (%s,'applied',%d,NULLIF(%s,''),@skein_started,UTC_TIMESTAMP(6),TIMESTAMPDIFF(MICROSECOND,@skein_started,UTC_TIMESTAMP(6)) DIV 1000,NULLIF(%s,''),NULLIF(%s,''));COMMIT",
-		s.table, quote(m.Name), step.Batch, quote(m.Checksum), quote(s.engine.opts.By), quote(s.engine.opts.Tool))
+		" VALUES (%s,'applied',%d,NULLIF(%s,''),@skein_started,UTC_TIMESTAMP(6),TIMESTAMPDIFF(MICROSECOND,@skein_started,UTC_TIMESTAMP(6)) DIV 1000,NULLIF(%s,''),NULLIF(%s,''))%s;COMMIT",
+		s.table, quote(m.Name), step.Batch, quote(m.Checksum), quote(s.engine.opts.By), quote(s.engine.opts.Tool), instead)
 }
 
 // A runner goes through a step statement by statement. How far it came is sent
@@ -184,7 +193,7 @@ type runner struct {
 }
 
 func (r *runner) Begin(ctx context.Context) error {
-	err := r.flight(ctx, r.create()+r.begin(r.step, 0), nil)
+	err := r.flight(ctx, r.create()+r.begin(r.step, r.step.From), nil)
 	if err == nil {
 		r.recorded = true
 	}
@@ -227,7 +236,7 @@ func (r *runner) note(done int) string {
 	case r.step.Direction == skein.Down:
 		return fmt.Sprintf("UNLOCK TABLES;DELETE FROM %s WHERE name=%s;COMMIT", table, name)
 	}
-	return fmt.Sprintf("UNLOCK TABLES;UPDATE %s SET state='applied',done=%d,applied_at=UTC_TIMESTAMP(6),"+
+	return fmt.Sprintf("UNLOCK TABLES;UPDATE %s SET state='applied',done=%d,fingerprints=NULL,applied_at=UTC_TIMESTAMP(6),"+
 		"duration_ms=TIMESTAMPDIFF(MICROSECOND,started_at,UTC_TIMESTAMP(6)) DIV 1000 WHERE name=%s;COMMIT", table, done, name)
 }
 
@@ -261,7 +270,7 @@ func (r *runner) TakeBack(ctx context.Context) error {
 	if r.step.Direction == skein.Up {
 		return r.flight(ctx, "DELETE FROM "+table+" WHERE name="+name, nil)
 	}
-	return r.flight(ctx, "UPDATE "+table+" SET state='applied',done=@skein_done,total=@skein_total,started_at=@skein_begun WHERE name="+name, nil)
+	return r.flight(ctx, "UPDATE "+table+" SET state='applied',done=@skein_done,total=@skein_total,started_at=@skein_begun,fingerprints=NULL WHERE name="+name, nil)
 }
 
 // fail is the error of statement i. A syntax error quotes what follows it and

@@ -22,6 +22,7 @@ const createTable = " (" +
 	"checksum char(64) NULL," +
 	"done int NOT NULL DEFAULT 0," +
 	"total int NOT NULL DEFAULT 0," +
+	"fingerprints mediumtext NULL," +
 	"started_at datetime(6) NULL," +
 	"applied_at datetime(6) NULL," +
 	"duration_ms bigint NULL," +
@@ -52,7 +53,7 @@ const (
 // the plain select.
 func (s *session) historyQuery() string {
 	database, knexTable := s.target.Database, s.engine.opts.KnexTable
-	own := "SELECT name AS " + ownRow + ",state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool FROM " + s.table + " ORDER BY id"
+	own := "SELECT name AS " + ownRow + ",state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool,fingerprints FROM " + s.table + " ORDER BY id"
 	knex := "SELECT id AS " + knexRow + ",name,batch,migration_time FROM " + s.name + "." + quoteName(knexTable) + " ORDER BY id"
 	locks := "SELECT 1 AS " + knexLock + " FROM " + s.name + "." + quoteName(knexTable+"_lock") + " WHERE is_locked<>0 LIMIT 1"
 	if s.wire.mariaDB && !s.guarded {
@@ -105,7 +106,7 @@ func ownRecord(row []driver.Value) skein.Record {
 		Name: text(row[0]), State: skein.RecordState(text(row[1])), Batch: int(number(row[2])),
 		Checksum: text(row[3]), Done: int(number(row[4])), Total: int(number(row[5])),
 		AppliedAt: parseTime(text(row[7]), time.UTC), Duration: time.Duration(number(row[8])) * time.Millisecond,
-		By: text(row[9]), Tool: text(row[10]),
+		By: text(row[9]), Tool: text(row[10]), Fingerprints: text(row[11]),
 	}
 	if r.Partial() || row[7] == nil {
 		r.AppliedAt = parseTime(text(row[6]), time.UTC)
@@ -220,7 +221,7 @@ func (s *session) Erase(ctx context.Context, names []string) error {
 // insert writes records, or puts them in the place of those with their names.
 func (s *session) insert(records []skein.Record) string {
 	var b strings.Builder
-	b.WriteString("INSERT INTO " + s.table + " (name,state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool) VALUES ")
+	b.WriteString("INSERT INTO " + s.table + " (name,state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool,fingerprints) VALUES ")
 	for i, r := range records {
 		if i > 0 {
 			b.WriteString(",")
@@ -236,14 +237,19 @@ func (s *session) insert(records []skein.Record) string {
 		if tool == "" {
 			tool = s.engine.opts.Tool
 		}
-		fmt.Fprintf(&b, "(%s,%s,%d,NULLIF(%s,''),%d,%d,%s,%s,%d,NULLIF(%s,''),NULLIF(%s,''))",
+		fmt.Fprintf(&b, "(%s,%s,%d,NULLIF(%s,''),%d,%d,%s,%s,%d,NULLIF(%s,''),NULLIF(%s,''),NULLIF(%s,''))",
 			quote(r.Name), quote(string(r.State)), r.Batch, quote(r.Checksum), r.Done, r.Total,
-			timestamp(started), timestamp(applied), r.Duration.Milliseconds(), quote(by), quote(tool))
+			timestamp(started), timestamp(applied), r.Duration.Milliseconds(), quote(by), quote(tool), quote(r.Fingerprints))
 	}
-	b.WriteString(" ON DUPLICATE KEY UPDATE state=VALUES(state),batch=VALUES(batch),checksum=VALUES(checksum),done=VALUES(done),total=VALUES(total)," +
-		"started_at=VALUES(started_at),applied_at=VALUES(applied_at),duration_ms=VALUES(duration_ms),applied_by=VALUES(applied_by),tool=VALUES(tool)")
+	b.WriteString(replaceRecord)
 	return b.String()
 }
+
+// replaceRecord is the end of an INSERT that takes the place of what there was
+// about its migration.
+const replaceRecord = " ON DUPLICATE KEY UPDATE state=VALUES(state),batch=VALUES(batch),checksum=VALUES(checksum),done=VALUES(done),total=VALUES(total)," +
+	"started_at=VALUES(started_at),applied_at=VALUES(applied_at),duration_ms=VALUES(duration_ms),applied_by=VALUES(applied_by),tool=VALUES(tool)," +
+	"fingerprints=VALUES(fingerprints)"
 
 // rollback ends a transaction after err, and returns err. If it cannot be
 // ended here it ends with the session.

@@ -39,8 +39,8 @@ func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error
 	m.add(setup, "BEGIN")
 	s.prepare(&m)
 	s.createHistory(&m)
-	for i, statement := range step.Statements {
-		m.add(part(i), statement.Text)
+	for i := step.From; i < len(step.Statements); i++ {
+		m.add(part(i), step.Statements[i].Text)
 	}
 	// The record comes last, to know the duration. The migration may have changed
 	// the role and the search path by then: the one is set back, and the table
@@ -66,18 +66,21 @@ func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error
 		return fmt.Errorf("apply %s: %w", step.Migration.Name, e)
 	}
 	p, offset := s.locate(&m, len(results), err)
+	i := int(p)
 	switch {
-	case p >= 0:
-		return s.statementError(ctx, step, int(p), offset, err)
 	case p == commit || p == nowhere: // a deferred constraint; a text that the server cannot read
-		return s.statementError(ctx, step, -1, 0, err)
+		i = -1
+	case p < 0:
+		return s.ownError(ctx, &m, results, err)
 	}
-	return s.ownError(ctx, &m, results, err)
+	e := s.statementError(ctx, step, i, offset, err)
+	e.Partial = step.Began // its record has not changed
+	return e
 }
 
 // statementError is the error of statement i of a step, -1 if it is not known
 // which, found by the server at an offset in bytes of its text.
-func (s *session) statementError(ctx context.Context, step skein.Step, i, offset int, err error) error {
+func (s *session) statementError(ctx context.Context, step skein.Step, i, offset int, err error) *skein.StatementError {
 	if !errors.Is(err, errRolledBack) {
 		err = s.fail(ctx, err)
 		e, ok := errors.AsType[*skein.DatabaseError](err)
@@ -155,13 +158,16 @@ func (r *stepRunner) Begin(ctx context.Context) error {
 	m.add(setup, "BEGIN")
 	r.prepare(&m)
 	r.createHistory(&m)
+	prints := skein.Fingerprints(r.step.Statements)
 	if r.step.Direction == skein.Down {
 		m.add(record,
-			"SELECT done, total FROM "+r.table()+" WHERE name = "+quoteLiteral(name)+" FOR UPDATE",
-			fmt.Sprintf("UPDATE %s SET state = 'reverting', done = 0, total = %d WHERE name = %s", r.table(), total, quoteLiteral(name)))
+			"SELECT done, total, EXTRACT(EPOCH FROM started_at) FROM "+r.table()+" WHERE name = "+quoteLiteral(name)+" FOR UPDATE",
+			fmt.Sprintf("UPDATE %s SET state = 'reverting', done = %d, total = %d, fingerprints = %s, started_at = pg_catalog.clock_timestamp() WHERE name = %s",
+				r.table(), r.step.From, total, quoteLiteral(prints), quoteLiteral(name)))
 	} else {
 		m.add(record, upsertRecords(r.table(), r.engine.opts, []skein.Record{{
-			Name: name, State: skein.Applying, Batch: r.step.Batch, Checksum: r.step.Migration.Checksum, Total: total,
+			Name: name, State: skein.Applying, Batch: r.step.Batch, Checksum: r.step.Migration.Checksum,
+			Done: r.step.From, Total: total, Fingerprints: prints,
 		}}))
 	}
 	m.add(commit, "COMMIT")
@@ -170,7 +176,8 @@ func (r *stepRunner) Begin(ctx context.Context) error {
 		return r.ownError(ctx, &m, results, err)
 	}
 	if row := results[len(results)-3].row; r.step.Direction == skein.Down && row != nil {
-		r.was = fmt.Sprintf("UPDATE %s SET state = 'applied', done = %s, total = %s WHERE name = %s", r.table(), row[0], row[1], quoteLiteral(name))
+		r.was = fmt.Sprintf("UPDATE %s SET state = 'applied', done = %s, total = %s, fingerprints = NULL, started_at = pg_catalog.to_timestamp(%s) WHERE name = %s",
+			r.table(), row[0], row[1], row[2], quoteLiteral(name))
 	}
 	return nil
 }
@@ -225,7 +232,7 @@ func (r *stepRunner) progress(done int) string {
 	case r.step.Direction == skein.Down:
 		return deleteRecord(r.table(), name)
 	}
-	return fmt.Sprintf("UPDATE %s SET state = 'applied', done = total, applied_at = pg_catalog.clock_timestamp(), duration_ms = %d WHERE name = %s",
+	return fmt.Sprintf("UPDATE %s SET state = 'applied', done = total, fingerprints = NULL, applied_at = pg_catalog.clock_timestamp(), duration_ms = %d WHERE name = %s",
 		r.table(), time.Since(r.start).Milliseconds(), quoteLiteral(name))
 }
 

@@ -24,6 +24,7 @@ func createHistory(table string) string {
 	checksum char(64),
 	done integer NOT NULL DEFAULT 0,
 	total integer NOT NULL DEFAULT 0,
+	fingerprints text,
 	started_at timestamptz NOT NULL,
 	applied_at timestamptz,
 	duration_ms bigint,
@@ -54,7 +55,7 @@ func historyQuery(schema, knexTable string) string {
 			" || " + quoteLiteral(where+") t") + ", false, true, '') END"
 	}
 	return "SELECT s.oid, s.name, " +
-		rows(skein.HistoryTable, "id, name, state, batch, checksum, done, total, started_at, applied_at, duration_ms, applied_by, tool", "") + ", " +
+		rows(skein.HistoryTable, "id, name, state, batch, checksum, done, total, fingerprints, started_at, applied_at, duration_ms, applied_by, tool", "") + ", " +
 		rows(knexTable, "id, name, batch, migration_time", "") + ", " +
 		rows(knexLock(knexTable), "1 AS locked", " WHERE is_locked <> 0") +
 		" FROM (SELECT n::oid AS oid, n::text AS name FROM (SELECT " + schema + " AS n) n) s"
@@ -128,6 +129,7 @@ type ownRow struct {
 	Checksum string            `json:"checksum"`
 	Done     int               `json:"done"`
 	Total    int               `json:"total"`
+	Prints   string            `json:"fingerprints"`
 	Started  instant           `json:"started_at"`
 	Applied  instant           `json:"applied_at"`
 	Millis   int64             `json:"duration_ms"`
@@ -136,14 +138,15 @@ type ownRow struct {
 }
 
 func (r ownRow) record() skein.Record {
-	at := time.Time(r.Applied)
-	if at.IsZero() {
-		at = time.Time(r.Started)
+	record := skein.Record{
+		Name: r.Name, State: r.State, Batch: r.Batch, Checksum: strings.TrimRight(r.Checksum, " "),
+		Done: r.Done, Total: r.Total, Fingerprints: r.Prints,
+		AppliedAt: time.Time(r.Applied), Duration: time.Duration(r.Millis) * time.Millisecond, By: r.By, Tool: r.Tool,
 	}
-	return skein.Record{
-		Name: r.Name, State: r.State, Batch: r.Batch, Checksum: strings.TrimRight(r.Checksum, " "), Done: r.Done, Total: r.Total,
-		AppliedAt: at, Duration: time.Duration(r.Millis) * time.Millisecond, By: r.By, Tool: r.Tool,
+	if record.Partial() || record.AppliedAt.IsZero() {
+		record.AppliedAt = time.Time(r.Started)
 	}
+	return record
 }
 
 type knexRow struct {
@@ -168,7 +171,7 @@ func (i *instant) UnmarshalJSON(text []byte) error {
 // their migrations.
 func upsertRecords(table string, opts skein.SessionOptions, records []skein.Record) string {
 	var b strings.Builder
-	b.WriteString("INSERT INTO " + table + " (name, state, batch, checksum, done, total, started_at, applied_at, duration_ms, applied_by, tool) VALUES ")
+	b.WriteString("INSERT INTO " + table + " (name, state, batch, checksum, done, total, fingerprints, started_at, applied_at, duration_ms, applied_by, tool) VALUES ")
 	for i, r := range records {
 		if i > 0 {
 			b.WriteString(", ")
@@ -181,24 +184,32 @@ func upsertRecords(table string, opts skein.SessionOptions, records []skein.Reco
 		if r.Partial() {
 			applied, millis = "NULL", "NULL"
 		}
-		fmt.Fprintf(&b, "(%s, %s, %d, %s, %d, %d, %s, %s, %s, %s, %s)",
-			quoteLiteral(r.Name), quoteLiteral(string(r.State)), r.Batch, nullable(r.Checksum), r.Done, r.Total, started, applied, millis,
+		fmt.Fprintf(&b, "(%s, %s, %d, %s, %d, %d, %s, %s, %s, %s, %s, %s)",
+			quoteLiteral(r.Name), quoteLiteral(string(r.State)), r.Batch, nullable(r.Checksum), r.Done, r.Total, nullable(r.Fingerprints), started, applied, millis,
 			nullable(first(255, cmp.Or(r.By, opts.By))), nullable(first(64, cmp.Or(r.Tool, opts.Tool))))
 	}
-	b.WriteString(` ON CONFLICT (name) DO UPDATE SET state = excluded.state, batch = excluded.batch, checksum = excluded.checksum,
-	done = excluded.done, total = excluded.total, started_at = excluded.started_at, applied_at = excluded.applied_at,
-	duration_ms = excluded.duration_ms, applied_by = excluded.applied_by, tool = excluded.tool`)
+	b.WriteString(replaceRecord)
 	return b.String()
 }
+
+// replaceRecord is the end of an INSERT that takes the place of what there was
+// about its migration.
+const replaceRecord = ` ON CONFLICT (name) DO UPDATE SET state = excluded.state, batch = excluded.batch, checksum = excluded.checksum,
+	done = excluded.done, total = excluded.total, fingerprints = excluded.fingerprints, started_at = excluded.started_at,
+	applied_at = excluded.applied_at, duration_ms = excluded.duration_ms, applied_by = excluded.applied_by, tool = excluded.tool`
 
 // insertApplied is SQL that records a migration at the end of the transaction
 // that it ran in.
 func insertApplied(table string, opts skein.SessionOptions, step skein.Step) string {
-	return "INSERT INTO " + table + " (name, state, batch, checksum, started_at, applied_at, duration_ms, applied_by, tool) VALUES (" +
+	insert := "INSERT INTO " + table + " (name, state, batch, checksum, started_at, applied_at, duration_ms, applied_by, tool) VALUES (" +
 		quoteLiteral(step.Migration.Name) + ", 'applied', " + strconv.Itoa(step.Batch) + ", " + nullable(step.Migration.Checksum) +
 		", pg_catalog.transaction_timestamp(), pg_catalog.clock_timestamp()" +
 		", EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - pg_catalog.transaction_timestamp()) * 1000, " +
 		nullable(first(255, opts.By)) + ", " + nullable(first(64, opts.Tool)) + ")"
+	if step.Began {
+		insert += replaceRecord
+	}
+	return insert
 }
 
 func deleteRecord(table, name string) string {

@@ -71,7 +71,7 @@ func (s *session) read(ctx context.Context, statement string) (skein.History, er
 			own = append(own, entry[skein.Record]{id, skein.Record{
 				Name: text(row[2]), State: skein.RecordState(text(row[3])), Batch: int(integer(row[4])), Checksum: text(row[5]),
 				Done: int(integer(row[6])), Total: int(integer(row[7])), AppliedAt: instant(row[8]),
-				Duration: time.Duration(integer(row[9])) * time.Millisecond, By: text(row[10]), Tool: text(row[11]),
+				Duration: time.Duration(integer(row[9])) * time.Millisecond, By: text(row[10]), Tool: text(row[11]), Fingerprints: text(row[12]),
 			}})
 		case knexTable:
 			knex = append(knex, entry[skein.KnexRow]{id, skein.KnexRow{
@@ -199,7 +199,7 @@ func (s *session) writeRecord(ctx context.Context, statement string, r skein.Rec
 	}
 	by, tool := cmp.Or(cut(r.By, 255), s.engine.opts.By), cmp.Or(cut(r.Tool, 64), s.engine.opts.Tool)
 	return s.exec(ctx, statement, r.Name, string(r.State), int64(r.Batch), orNull(r.Checksum), int64(r.Done), int64(r.Total),
-		began, ended, r.Duration.Milliseconds(), orNull(by), orNull(tool))
+		began, ended, r.Duration.Milliseconds(), orNull(by), orNull(tool), orNull(r.Fingerprints))
 }
 
 func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
@@ -235,8 +235,8 @@ func (s *session) renew(ctx context.Context) error {
 // applyWhole runs a step and records it in one transaction.
 func (s *session) applyWhole(ctx context.Context, step skein.Step, start time.Time) error {
 	err := s.transaction(ctx, func() error {
-		for i, statement := range step.Statements {
-			if err := s.run(ctx, statement.Text); err != nil {
+		for i := step.From; i < len(step.Statements); i++ {
+			if err := s.run(ctx, step.Statements[i].Text); err != nil {
 				return fail(step, i, err)
 			}
 		}
@@ -246,12 +246,22 @@ func (s *session) applyWhole(ctx context.Context, step skein.Step, start time.Ti
 		if err := s.exec(ctx, createTable); err != nil {
 			return err
 		}
-		return s.writeRecord(ctx, addRecord, newRecord(step, skein.Applied, time.Now(), time.Since(start)))
+		return s.writeRecord(ctx, recording(step), newRecord(step, skein.Applied, time.Now(), time.Since(start)))
 	})
 	if err != nil {
-		return stepwise.Fail(step, -1, err)
+		e := stepwise.Fail(step, -1, err)
+		e.Partial = step.Began // its record has not changed
+		return e
 	}
 	return nil
+}
+
+// recording is the statement that records a step.
+func recording(step skein.Step) string {
+	if step.Began {
+		return writeRecord
+	}
+	return addRecord
 }
 
 func newRecord(step skein.Step, state skein.RecordState, at time.Time, d time.Duration) skein.Record {
@@ -309,14 +319,14 @@ func (s *steps) Begin(ctx context.Context) error {
 	return s.transaction(ctx, func() error {
 		total := len(s.step.Statements)
 		if s.step.Direction == skein.Down {
-			return s.exec(ctx, beginDown, s.step.Migration.Name, int64(total), stamp(s.start))
+			return s.exec(ctx, beginDown, s.step.Migration.Name, int64(total), stamp(s.start), int64(s.step.From), skein.Fingerprints(s.step.Statements))
 		}
 		if err := s.exec(ctx, createTable); err != nil {
 			return err
 		}
 		r := newRecord(s.step, skein.Applying, s.start, 0)
-		r.Total = total
-		return s.writeRecord(ctx, addRecord, r)
+		r.Done, r.Total, r.Fingerprints = s.step.From, total, skein.Fingerprints(s.step.Statements)
+		return s.writeRecord(ctx, recording(s.step), r)
 	})
 }
 

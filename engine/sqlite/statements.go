@@ -22,9 +22,9 @@ const (
 
 // The columns of each part are those of the longest, skein_migrations.
 const (
-	columns = 12
+	columns = 13
 	own     = "SELECT 0, id, name, state, batch, checksum, done, total," +
-		" CASE state WHEN 'applied' THEN applied_at ELSE started_at END, duration_ms, applied_by, tool FROM skein_migrations"
+		" CASE state WHEN 'applied' THEN applied_at ELSE started_at END, duration_ms, applied_by, tool, fingerprints FROM skein_migrations"
 )
 
 const createTable = `CREATE TABLE IF NOT EXISTS skein_migrations (
@@ -35,6 +35,7 @@ const createTable = `CREATE TABLE IF NOT EXISTS skein_migrations (
   checksum char(64),
   done integer NOT NULL DEFAULT 0,
   total integer NOT NULL DEFAULT 0,
+  fingerprints text,
   started_at text NOT NULL,
   applied_at text,
   duration_ms bigint,
@@ -46,21 +47,21 @@ const (
 	// A record takes the place of what there was about its migration, and keeps
 	// its id, which is its place in the order.
 	writeRecord = `INSERT INTO skein_migrations
-  (name, state, batch, checksum, done, total, started_at, applied_at, duration_ms, applied_by, tool)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+  (name, state, batch, checksum, done, total, started_at, applied_at, duration_ms, applied_by, tool, fingerprints)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
   ON CONFLICT (name) DO UPDATE SET state = excluded.state, batch = excluded.batch, checksum = excluded.checksum,
     done = excluded.done, total = excluded.total, started_at = excluded.started_at, applied_at = excluded.applied_at,
-    duration_ms = excluded.duration_ms, applied_by = excluded.applied_by, tool = excluded.tool`
+    duration_ms = excluded.duration_ms, applied_by = excluded.applied_by, tool = excluded.tool, fingerprints = excluded.fingerprints`
 	// addRecord is for a migration that there must be nothing about.
 	addRecord = `INSERT INTO skein_migrations
-  (name, state, batch, checksum, done, total, started_at, applied_at, duration_ms, applied_by, tool)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)`
+  (name, state, batch, checksum, done, total, started_at, applied_at, duration_ms, applied_by, tool, fingerprints)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)`
 	// What stays of an applied record while it is reverted is needed when nothing
 	// of the down stayed after all.
-	beginDown    = "UPDATE skein_migrations SET state = 'reverting', done = 0, total = ?2, started_at = ?3 WHERE name = ?1"
-	takeBackDown = "UPDATE skein_migrations SET state = 'applied', done = 0, total = 0 WHERE name = ?1"
+	beginDown    = "UPDATE skein_migrations SET state = 'reverting', done = ?4, total = ?2, started_at = ?3, fingerprints = ?5 WHERE name = ?1"
+	takeBackDown = "UPDATE skein_migrations SET state = 'applied', done = 0, total = 0, fingerprints = NULL WHERE name = ?1"
 	progress     = "UPDATE skein_migrations SET done = ?2 WHERE name = ?1"
-	finishUp     = "UPDATE skein_migrations SET state = 'applied', done = total, applied_at = ?2, duration_ms = ?3 WHERE name = ?1"
+	finishUp     = "UPDATE skein_migrations SET state = 'applied', done = total, fingerprints = NULL, applied_at = ?2, duration_ms = ?3 WHERE name = ?1"
 	deleteRecord = "DELETE FROM skein_migrations WHERE name = ?1"
 )
 
@@ -74,8 +75,8 @@ func newStatements(knex string) statements {
 			" FROM sqlite_schema WHERE type IN ('table', 'view')",
 		parts: [3]string{
 			own,
-			"SELECT 1, id, name, NULL, batch, NULL, NULL, NULL, migration_time, NULL, NULL, NULL FROM " + identifier(knex) + " WHERE name IS NOT NULL",
-			"SELECT 2, count(*), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM " + identifier(lock) + " WHERE is_locked <> 0",
+			"SELECT 1, id, name, NULL, batch, NULL, NULL, NULL, migration_time, NULL, NULL, NULL, NULL FROM " + identifier(knex) + " WHERE name IS NOT NULL",
+			"SELECT 2, count(*), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM " + identifier(lock) + " WHERE is_locked <> 0",
 		},
 		clear: "UPDATE " + identifier(lock) + " SET is_locked = 0 WHERE is_locked <> 0",
 	}

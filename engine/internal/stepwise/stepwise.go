@@ -21,8 +21,8 @@ const recordTimeout = 10 * time.Second
 // engine returns: cleaned, and a *skein.DatabaseError where the database or the
 // way to it is the cause.
 type Runner interface {
-	// Begin records the step as begun, with none of its statements done: as
-	// skein.Applying for an up, as skein.Reverting for a down.
+	// Begin records the step as begun, with the first step.From of its statements
+	// done: as skein.Applying for an up, as skein.Reverting for a down.
 	Begin(ctx context.Context) error
 	// Exec runs statement i of the step, counted from 0. An error that knows
 	// the line better than the statement's first is made with [Fail].
@@ -31,8 +31,8 @@ type Runner interface {
 	// called for the last statement, nor need it do anything if Exec recorded
 	// this together with the statement, which is better where it can be had.
 	Progress(ctx context.Context, done int) error
-	// Finish records the step as done: an up as skein.Applied, a down by
-	// deleting its record.
+	// Finish records the step as done: an up as skein.Applied and without
+	// fingerprints, a down by deleting its record.
 	Finish(ctx context.Context) error
 	// NothingStayed says whether it is certain that statement i, which failed
 	// with err, left the database as it was.
@@ -42,11 +42,11 @@ type Runner interface {
 	TakeBack(ctx context.Context) error
 }
 
-// Run carries out a step: Begin; for each statement Exec and then Progress, or
-// Finish after the last. When a statement fails the record stays as it is and
-// the error is a *skein.StatementError with Partial set; only when it was the
-// first statement and NothingStayed of it, TakeBack is called and Partial is
-// not set.
+// Run carries out a step: Begin; for each statement from step.From on Exec and
+// then Progress, or Finish after the last. When a statement fails the record
+// stays as it is and the error is a *skein.StatementError with Partial set; only
+// when it was the first statement, of a step that had not begun before, and
+// NothingStayed of it, TakeBack is called and Partial is not set.
 //
 // When ctx ends, the statement that had run by then is still recorded.
 func Run(ctx context.Context, step skein.Step, r Runner) error {
@@ -54,10 +54,10 @@ func Run(ctx context.Context, step skein.Step, r Runner) error {
 		return fmt.Errorf("record the migration as begun: %w", err)
 	}
 	total := len(step.Statements)
-	if total == 0 {
+	if step.From >= total {
 		return r.Finish(ctx)
 	}
-	for i := range step.Statements {
+	for i := step.From; i < total; i++ {
 		if err := ctx.Err(); err != nil {
 			return failed(ctx, step, r, i, err, true)
 		}
@@ -86,7 +86,7 @@ func record(ctx context.Context, r Runner, done, total int) error {
 func failed(ctx context.Context, step skein.Step, r Runner, i int, err error, nothingStayed bool) error {
 	e := Fail(step, i, err)
 	e.Partial = true
-	if i == 0 && nothingStayed {
+	if i == 0 && nothingStayed && !step.Began {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
 		e.Partial = r.TakeBack(ctx) != nil

@@ -127,6 +127,42 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
+func TestRunBegan(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		from  int
+		fail  string
+		calls []string
+		at    int // number of the statement that fails
+	}{
+		{"from the first", 0, "", []string{"begin", "exec 0", "progress 1", "exec 1", "progress 2", "exec 2", "finish"}, 0},
+		{"from the last", 2, "", []string{"begin", "exec 2", "finish"}, 0},
+		{"with nothing left", 3, "", []string{"begin", "finish"}, 0},
+		{"with fewer left than were done", 4, "", []string{"begin", "finish"}, 0},
+		{"fails again", 1, "exec 1", []string{"begin", "exec 1"}, 2},
+		{"fails at the first, which may have run before", 0, "exec 0", []string{"begin", "exec 0"}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := &fake{fail: map[string]error{test.fail: errors.New("broken")}, nothingStayed: true}
+			s := step()
+			s.Began, s.From = true, test.from
+			err := Run(t.Context(), s, f)
+			if diff := cmp.Diff(test.calls, f.calls); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+			if test.at == 0 {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if got, ok := errors.AsType[*skein.StatementError](err); !ok || !got.Partial || got.Index != test.at {
+				t.Errorf("error %+v, want a partial one at statement %d", err, test.at)
+			}
+		})
+	}
+}
+
 func TestRunNoStatements(t *testing.T) {
 	f := &fake{}
 	s := step()
