@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/skeinhq/skein"
 	"github.com/skeinhq/skein/internal/closest"
@@ -216,11 +217,11 @@ func (a *app) rootCommand() *cobra.Command {
 a schema or a file for each tenant, on PostgreSQL, MySQL, MariaDB and SQLite.
 
 To begin:
-  skein init                      makes skein.yaml, migrations/tenant/ and the list of tenants
+  skein init                   makes settings, a folder, and the list of tenants
   skein tenants add acme --url postgres://acme@db1/acme
-  skein make create_contacts      makes a migration to fill in
-  skein migrate --all             migrates every active tenant
-  skein status                    shows which tenants are where
+  skein make create_contacts   makes a migration to fill in
+  skein migrate --all          migrates every active tenant
+  skein status                 shows which tenants are where
 
 ` + exitCodesHelp,
 		Version:       a.Version,
@@ -233,9 +234,7 @@ To begin:
 		PersistentPreRun: func(*cobra.Command, []string) { a.setTerminal() },
 	}
 	root.SetVersionTemplate("skein {{.Version}}\n")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w (see: %s --help)", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.configPath, "config", "c", "", "settings `file` (default skein.yaml, or $SKEIN_CONFIG)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "show results and failures only")
@@ -258,6 +257,40 @@ To begin:
 	return root
 }
 
+// flagError says of a flag that cannot be used what would do.
+func flagError(cmd *cobra.Command, err error) error {
+	see := fmt.Sprintf("(see: %s --help)", cmd.CommandPath())
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		name := e.GetSpecifiedName()
+		if e.GetSpecifiedShortnames() != "" {
+			return fmt.Errorf("%s has no flag -%s %s", cmd.CommandPath(), name, see)
+		}
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := closest.To(name, names); near != "" {
+			return fmt.Errorf("%s has no flag --%s: do you mean --%s?", cmd.CommandPath(), name, near)
+		}
+		return fmt.Errorf("%s has no flag --%s %s", cmd.CommandPath(), name, see)
+	}
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		is := map[string]string{
+			"int": "a whole number", "duration": "a time with its unit, such as 30s or 2m", "bool": "true or false",
+		}[e.GetFlag().Value.Type()]
+		if is != "" {
+			return fmt.Errorf("--%s %q is not %s", e.GetFlag().Name, e.GetValue(), is)
+		}
+	}
+	return fmt.Errorf("%w %s", err, see)
+}
+
+// noArguments refuses words behind a command that takes none.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes flags alone, and it got %q (see: %s --help)", cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
 // noSuchCommand refuses the word behind a command that only has others below
 // it, and says which of them is near.
 func noSuchCommand(cmd *cobra.Command, args []string) error {
@@ -266,7 +299,7 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 	}
 	var names []string
 	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
+		if !strings.HasPrefix(c.Name(), "__") { // the shells' own
 			names = append(append(names, c.Name()), c.Aliases...)
 		}
 	}

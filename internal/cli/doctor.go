@@ -30,7 +30,7 @@ active tenant and the servers they are on: versions, connection limits against
 the parallelism asked for, and who is out of reach. Nothing is changed.
 
 ` + exitCodesHelp,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &doctor{app: a, json: asJSON, bounds: &bounds}
 			if err := d.examine(cmd.Context()); err != nil {
@@ -170,7 +170,7 @@ func (d *doctor) examine(ctx context.Context) error {
 }
 
 func (d *doctor) examineKey(ctx context.Context, cfg *config.Config) {
-	ring, err := keyring(ctx, cfg)
+	ring, err := d.app.keyring(ctx, cfg)
 	switch {
 	case err != nil:
 		d.broken("key", err)

@@ -48,7 +48,7 @@ SKEIN_CENTRAL_URL names another.
 ` + exitCodesHelp,
 		Example: `  skein init
   SKEIN_CENTRAL_URL=postgres://skein@db1/central skein init`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			if err := a.writeSettings(url); err != nil {
@@ -75,8 +75,10 @@ SKEIN_CENTRAL_URL names another.
 			a.notef("%s  tenants", where)
 			if cfg.Central.Tenants != nil {
 				a.notef("The tenants are read from the table %s, which Skein does not change.", cfg.Central.Tenants.Table)
+				fmt.Fprintln(a.Out, "Ready. Next:\n  skein tenants list\n  skein plan --all")
+				return nil
 			}
-			fmt.Fprintln(a.Out, "Ready. Add a tenant: skein tenants add SLUG --url ...; make a migration: skein make NAME")
+			fmt.Fprintln(a.Out, "Ready. Next:\n  skein tenants add SLUG --url sqlite:PATH    (or postgres://..., mysql://...)\n  skein make NAME\n  skein migrate --all")
 			return nil
 		},
 	}

@@ -83,7 +83,8 @@ func (a *app) migrateAllCommand() *cobra.Command {
 		Use:    "migrate:all-tenants",
 		Hidden: true,
 		Short:  "The same as migrate --all",
-		Args:   cobra.NoArgs,
+		Long:   "The same as migrate --all, by the name that many scripts have for it.\n\n" + exitCodesHelp,
+		Args:   noArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run.sel.all = len(run.sel.only) == 0
 			return run.run(cmd, args)
@@ -231,6 +232,9 @@ const few, many = 5, 50
 // A command that counts (the next two, the last batch) does more each time it is
 // repeated, and so may not be repeated where it has been carried out.
 func goOnWith(cmd *cobra.Command, words []string, failed failures, interrupted bool, opts skein.PlanOptions) (command, caution string) {
+	if opts.Baseline != "" && !interrupted && !slices.ContainsFunc(failed.kept, func(r skein.Result) bool { return !refusedBecause(r.Err, skein.ReasonNotEmpty) }) {
+		return "", "" // these have a history, and never need a baseline
+	}
 	counts := opts.Steps > 0 || opts.Direction == skein.Down && opts.To == "" && !opts.Everything
 	named := !interrupted && failed.total <= few
 	if counts {
@@ -253,6 +257,8 @@ func goOnWith(cmd *cobra.Command, words []string, failed failures, interrupted b
 	}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
+		case "quiet", "verbose", "no-color":
+			return
 		case "all", "tenants", "skip-tenants", "where":
 			if named {
 				return
@@ -272,6 +278,11 @@ func goOnWith(cmd *cobra.Command, words []string, failed failures, interrupted b
 		}
 	})
 	return shellCommand(args, words), ""
+}
+
+func refusedBecause(err error, reason skein.Reason) bool {
+	e, ok := errors.AsType[*skein.RefusedError](err)
+	return ok && e.Reason == reason
 }
 
 // A planGroup is the tenants with the same plan.
@@ -420,7 +431,7 @@ func planVerb(p skein.Plan) string {
 // printSQL shows what would be sent for one migration.
 func (a *app) printSQL(fleet *skein.Fleet, g *planGroup, m *skein.Migration) error {
 	section := m.Section(g.plan.Direction)
-	how := "with its record in one transaction, where the engine can"
+	how := "in one transaction, with its record"
 	switch {
 	case g.plan.RecordOnly:
 		fmt.Fprintf(a.Out, "\n-- %s: recorded, not run\n", ui.Printable(m.Name))
@@ -428,6 +439,8 @@ func (a *app) printSQL(fleet *skein.Fleet, g *planGroup, m *skein.Migration) err
 	case section == nil:
 		fmt.Fprintf(a.Out, "\n-- %s: run by Knex; its SQL is not known before it runs\n", ui.Printable(m.Name))
 		return nil
+	case g.engine == skein.MySQL:
+		how = "statement by statement: the database commits each change of a table"
 	case section.NoTransaction:
 		how = "statement by statement, without a transaction"
 	}

@@ -246,7 +246,9 @@ func (r *textReport) end(sum skein.Summary, next nextStep) error {
 	term, out := r.app.term, r.app.Out
 
 	if r.failures.total > 0 {
-		fmt.Fprintln(out)
+		if !r.app.quiet {
+			fmt.Fprintln(out)
+		}
 		r.app.printFailures(r.failures)
 	}
 	style := ui.Green

@@ -50,8 +50,11 @@ func (s *selection) filter(a *app, words []string) (central.Filter, error) {
 	}
 	f := central.Filter{Active: true}
 	for _, w := range words {
-		if w == "" {
+		switch {
+		case w == "":
 			return f, errors.New("a tenant's name is empty: a variable of your script may not be set")
+		case strings.HasPrefix(w, "@"), strings.Contains(w, ","):
+			return f, fmt.Errorf("%q names more than one tenant: give it as --tenants %s", w, shellQuote(w))
 		}
 	}
 	only, err := a.words("--tenants", s.only)

@@ -67,10 +67,11 @@ The states:
 			if err != nil {
 				return err
 			}
-			if len(words) == 1 && len(sel.only) == 0 && !asJSON {
+			named := !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, "*") })
+			if named && len(words) == 1 && len(sel.only) == 0 && !asJSON {
 				return a.statusOfOne(ctx, w, set, words[0], check)
 			}
-			v := &statusView{app: a, json: asJSON, check: check, words: words, behind: sel.again("migrate", words)}
+			v := &statusView{app: a, json: asJSON, check: check, detailed: named && len(words) > 0, behind: sel.again("migrate", words)}
 			return v.ofMany(ctx, w, set, filter)
 		},
 	}
@@ -112,11 +113,11 @@ var stateRank = map[skein.State]int{
 
 // A statusView is how many tenants stand.
 type statusView struct {
-	app    *app
-	json   bool
-	check  bool
-	words  []string // the tenants that were asked for by name
-	behind string   // the command that brings them up to date
+	app      *app
+	json     bool
+	check    bool
+	detailed bool   // with each migration, in --json
+	behind   string // the command that brings them up to date
 
 	total         int
 	groups        map[standKey]*standGroup
@@ -132,7 +133,7 @@ func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, f
 	}
 	v.total, v.groups = survey.Tenants, make(map[standKey]*standGroup)
 	report := newDryRunReport(v.app, v.json, v.total, v.collect)
-	if len(v.words) > 0 {
+	if v.detailed {
 		report.detail = func(r skein.Result, j *jsonTenant) {
 			j.Migrations = migrationsJSON(tenantLines(set, r.History, r.Standing))
 		}
@@ -187,7 +188,7 @@ func (v *statusView) collect(r skein.Result) {
 func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 	out, term := v.app.Out, v.app.term
 	if sum.Tenants == 0 && !sum.Interrupted {
-		fmt.Fprintln(out, "No active tenants. Add one with: skein tenants add")
+		fmt.Fprintln(out, "No active tenants. Add one with: skein tenants add; see all with: skein tenants list")
 		return nil
 	}
 	groups := slices.SortedFunc(maps.Values(v.groups), func(x, y *standGroup) int {

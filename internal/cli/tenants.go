@@ -74,7 +74,7 @@ func (a *app) tenantsListCommand() *cobra.Command {
 		Example: `  skein tenants list
   skein tenants list --where tier=internal
   skein tenants list --all --json    # the active ones`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			active := sel.given(nil)
@@ -146,7 +146,11 @@ func (a *app) listTenants(ctx context.Context, w *workspace, filter central.Filt
 		total++
 	}
 	if total == 0 {
-		fmt.Fprintln(a.Out, "No tenants. Add one with: skein tenants add")
+		if filter.Active {
+			fmt.Fprintln(a.Out, "No active tenants are chosen by this")
+		} else {
+			fmt.Fprintln(a.Out, "No tenants. Add one with: skein tenants add")
+		}
 		return nil
 	}
 	if err := table.Write(a.Out, ""); err != nil {
@@ -169,7 +173,7 @@ func (a *app) tenantsShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show TENANT",
 		Short:             "Show what the central database has of a tenant",
-		Long:              "Show what the central database has of a tenant, by slug or id. Its password is never shown.\n\n" + exitCodesHelp,
+		Long:              "Show what the central database has of a tenant, by slug or id. Its password is\nnever shown.\n\n" + exitCodesHelp,
 		Args:              oneTenant,
 		ValidArgsFunction: a.slugArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -391,12 +395,9 @@ object in JSON. Passwords are stored encrypted.
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			f := central.Format(format)
-			if f == "" {
-				var err error
-				if f, err = formatOf(args[0]); err != nil {
-					return err
-				}
+			f, err := formatOf(args[0], format)
+			if err != nil {
+				return err
 			}
 			in, name := io.Reader(nil), "standard input"
 			if args[0] == "-" {
@@ -415,8 +416,11 @@ object in JSON. Passwords are stored encrypted.
 			}
 			defer w.close()
 			n, err := w.store.Import(ctx, in, f)
+			if wrong, ok := errors.AsType[*central.ImportError](err); ok {
+				return importError{name, wrong}
+			}
 			if err != nil {
-				return fmt.Errorf("nothing was imported from %s:\n%w", name, err)
+				return fmt.Errorf("nothing was imported: %w", err)
 			}
 			fmt.Fprintf(a.Out, "Added %s\n", ui.Plural(n, "tenant"))
 			return nil
@@ -426,7 +430,15 @@ object in JSON. Passwords are stored encrypted.
 	return cmd
 }
 
-func formatOf(name string) (central.Format, error) {
+// formatOf is the format of a file, by what --format says or else by its name.
+func formatOf(name, flag string) (central.Format, error) {
+	switch f := central.Format(flag); f {
+	case central.CSV, central.JSONLines:
+		return f, nil
+	case "":
+	default:
+		return "", fmt.Errorf("--format %q is not csv or jsonl", flag)
+	}
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".csv":
 		return central.CSV, nil
@@ -436,11 +448,29 @@ func formatOf(name string) (central.Format, error) {
 	return "", fmt.Errorf("%s does not end in .csv or .jsonl: give --format", name)
 }
 
+// An importError is what is wrong in a file of tenants.
+type importError struct {
+	file string
+	*central.ImportError
+}
+
+func (e importError) Error() string {
+	var b strings.Builder
+	b.WriteString("nothing was imported:")
+	for _, p := range e.Problems {
+		fmt.Fprintf(&b, "\n%s:%d: %v", e.file, p.Line, p.Err)
+	}
+	if e.More > 0 {
+		fmt.Fprintf(&b, "\nand %s more", ui.Count(e.More))
+	}
+	return b.String()
+}
+
 func (a *app) tenantsStatusCommand(verb, status, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:               verb + " TENANT...",
 		Short:             short,
-		Long:              short + ". Nothing is done in their databases.\n\n" + exitCodesHelp,
+		Long:              short + ".\nNothing is done in their databases.\n\n" + exitCodesHelp,
 		Args:              someTenants,
 		ValidArgsFunction: a.slugArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {

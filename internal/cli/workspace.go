@@ -122,13 +122,17 @@ func (l *limits) apply(to *config.Limits) error {
 
 // fleet makes the fleet that a run works on.
 func (w *workspace) fleet(set *skein.Set, listen skein.Listener) *skein.Fleet {
+	return w.fleetOn(w.engines(), set, listen)
+}
+
+func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein.Listener) *skein.Fleet {
 	servers := make(map[string]int)
 	for _, s := range w.cfg.Servers {
 		if s.Parallel > 0 {
 			servers[s.Target.Server()] = s.Parallel
 		}
 	}
-	return skein.NewFleet(w.engines(), set, &skein.FleetOptions{
+	return skein.NewFleet(engines, set, &skein.FleetOptions{
 		Parallel:  w.cfg.Limits.Parallel,
 		PerServer: w.cfg.Limits.PerServer,
 		Servers:   servers,
@@ -164,11 +168,16 @@ func (w *workspace) local(t skein.Tenant) skein.Tenant {
 
 // centralConfig is what the central database needs of the settings.
 func (a *app) centralConfig(ctx context.Context, cfg *config.Config) (central.Config, error) {
-	cc := central.Config{URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL)}
-	ring, err := keyring(ctx, cfg)
+	ring, err := a.keyring(ctx, cfg)
 	if err != nil {
-		return cc, err
+		return central.Config{}, err
 	}
+	return centralWith(cfg, ring)
+}
+
+// centralWith is centralConfig with a keyring, nil for none.
+func centralWith(cfg *config.Config, ring *secret.Keyring) (central.Config, error) {
+	cc := central.Config{URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL)}
 	if ring != nil {
 		cc.Keyring = ring
 	}
@@ -204,7 +213,8 @@ func mappedColumns(path string, m *config.Mapping) (central.Columns, error) {
 		"engine": &c.Engine, "host": &c.Host, "port": &c.Port, "database": &c.Database, "schema": &c.Schema,
 		"user": &c.User, "password": &c.Password, "options": &c.Options,
 	}
-	for name, column := range m.Columns {
+	for _, name := range slices.Sorted(maps.Keys(m.Columns)) {
+		column := m.Columns[name]
 		to, ok := fields[name]
 		if !ok {
 			known := slices.Sorted(maps.Keys(fields))

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/joho/godotenv"
@@ -269,12 +272,13 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 	}
 	choice := func(name, key, value string, choices ...string) string {
 		v := text(name, value, choices[0])
-		for _, c := range choices {
-			if v == c {
-				return v
-			}
+		switch {
+		case slices.Contains(choices, v):
+		case v == value:
+			errs = append(errs, at.errorf(key, "%q is not one of %s", v, strings.Join(choices, ", ")))
+		default:
+			errs = append(errs, fmt.Errorf("%s=%q is not one of %s", name, v, strings.Join(choices, ", ")))
 		}
-		errs = append(errs, at.errorf(key, "%q is not one of %v", v, choices))
 		return v
 	}
 
@@ -310,7 +314,8 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 	c.Migrations.Policy.AllowOutOfOrder = choice("SKEIN_OUT_OF_ORDER", "migrations.out_of_order", f.Migrations.OutOfOrder, "error", "allow") == "allow"
 
 	c.Servers = make(map[string]Server, len(f.Servers))
-	for name, s := range f.Servers {
+	for _, name := range slices.Sorted(maps.Keys(f.Servers)) {
+		s := f.Servers[name]
 		key := "servers." + name
 		if s.Parallel < 0 || s.Parallel == 0 && at.has(key+".parallel") {
 			errs = append(errs, at.errorf(key+".parallel", "%d is not a number from 1 up", s.Parallel))

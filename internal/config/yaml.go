@@ -46,7 +46,7 @@ func parse(path string, data []byte, env Environment, f *file) (lines, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, nil // empty, or only comments
 		}
-		return nil, fmt.Errorf("%s: %s", path, yamlMessage(err))
+		return nil, yamlError(path, err)
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
@@ -65,7 +65,7 @@ func parse(path string, data []byte, env Environment, f *file) (lines, error) {
 		return nil, errors.Join(p.errs...)
 	}
 	if err := root.Decode(f); err != nil {
-		return nil, fmt.Errorf("%s: %s", path, yamlMessage(err))
+		return nil, yamlError(path, err)
 	}
 	return p.at, nil
 }
@@ -139,13 +139,16 @@ func (p *parser) walk(n *yaml.Node, t reflect.Type, key string) {
 			p.at[child] = place{p.path, k.Line}
 		})
 	case reflect.Slice:
-		if n.Kind == yaml.SequenceNode {
+		switch n.Kind {
+		case yaml.SequenceNode:
 			for i, v := range n.Content {
 				p.walk(v, t.Elem(), fmt.Sprintf("%s[%d]", key, i))
 			}
-			return
+		case yaml.ScalarNode:
+			p.expand(n, key)
+		default:
+			p.errorf(n, "%s is a single value or a list of them", key)
 		}
-		p.expand(n, key)
 	default:
 		if n.Kind != yaml.ScalarNode {
 			p.errorf(n, "%s is a single value", key)
@@ -232,10 +235,17 @@ func (p *parser) expand(n *yaml.Node, key string) {
 	}
 }
 
-var yamlPrefix = regexp.MustCompile(`^yaml: `)
+var yamlPrefix = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?`)
 
-func yamlMessage(err error) string {
-	return yamlPrefix.ReplaceAllString(strings.TrimSpace(err.Error()), "")
+// yamlError is the parser's error with the file and line as all errors have
+// them.
+func yamlError(path string, err error) error {
+	msg := strings.TrimSpace(err.Error())
+	at := path
+	if m := yamlPrefix.FindStringSubmatch(msg); m != nil && m[1] != "" {
+		at += ":" + m[1]
+	}
+	return fmt.Errorf("%s: %s", at, yamlPrefix.ReplaceAllString(msg, ""))
 }
 
 // A stringList is one value or a list of them.
