@@ -107,7 +107,8 @@ func (a *administrator) made(site skein.Site) string {
 	return a.beside(site.Target.Database, "new-"+hex.EncodeToString(sum[:8]))
 }
 
-// Hold locks a file beside the one that is made.
+// Hold locks a file beside the one that is made. It is removed when the lock is
+// given back; one that a killed process left does no harm.
 func (a *administrator) Hold(ctx context.Context, site skein.Site) (func(context.Context) error, error) {
 	return hold(ctx, a.beside(site.Target.Database, "provision"), 2*time.Second)
 }
@@ -225,7 +226,7 @@ func (a *administrator) DropDatabase(ctx context.Context, site skein.Site) error
 	// The file goes last: without it, what is left beside it would be another's.
 	for _, path := range []string{
 		a.made(site), a.made(site) + "-journal",
-		site.Target.Database + "-wal", site.Target.Database + "-shm", site.Target.Database + "-journal",
+		site.Target.Database + lockSuffix, site.Target.Database + "-wal", site.Target.Database + "-shm", site.Target.Database + "-journal",
 		site.Target.Database,
 	} {
 		if err := remove(path); err != nil {
