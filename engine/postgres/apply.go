@@ -220,7 +220,9 @@ func (r *stepRunner) exec(ctx context.Context, i int, share bool) error {
 	if p < 0 {
 		return r.ownError(ctx, &m, results, err)
 	}
-	return r.statementError(ctx, r.step, i, offset, err)
+	e := r.statementError(ctx, r.step, i, offset, err)
+	r.addLeftovers(ctx, r.step.Statements[i].Text, e)
+	return e
 }
 
 // progress is SQL that records that the first done statements have run.

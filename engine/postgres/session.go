@@ -407,12 +407,24 @@ func (s *session) lockKey() string {
 // runs on.
 func (s *session) watchClient() []string {
 	settings := []string{"SET tcp_keepalives_idle TO 20", "SET tcp_keepalives_interval TO 5", "SET tcp_keepalives_count TO 4"}
-	major, _, _ := strings.Cut(s.conn.ParameterStatus("server_version"), ".")
-	if n, err := strconv.Atoi(major); err == nil && n >= 14 {
+	if s.version() >= 14 {
 		// It is an error where the operating system cannot tell.
 		settings = append(settings, "SELECT pg_catalog.set_config('client_connection_check_interval', '2s', false) WHERE pg_catalog.version() LIKE '%linux%'")
 	}
 	return settings
+}
+
+// version is the server's major version, 0 if it does not say.
+func (s *session) version() int { return majorVersion(s.conn) }
+
+func majorVersion(conn *pgconn.PgConn) int {
+	major, _, _ := strings.Cut(conn.ParameterStatus("server_version"), ".")
+	// A development version is called 18devel, 18beta1.
+	if end := strings.IndexFunc(major, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		major = major[:end]
+	}
+	n, _ := strconv.Atoi(major)
+	return n
 }
 
 // Unlock gives the lock back.

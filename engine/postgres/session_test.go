@@ -486,7 +486,19 @@ func TestConcurrentIndex(t *testing.T) {
 	if rows := queryAs(t, target, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'one_id'::regclass"); len(rows) != 1 || rows[0][0] != "f" {
 		t.Errorf("the index is %q", rows)
 	}
-	execAs(t, target, "DROP INDEX one_id; DELETE FROM one; DELETE FROM skein_migrations WHERE name = '2.sql'")
+	const remove = `DROP INDEX CONCURRENTLY "public"."one_id"`
+	if hint := skein.Hint(broken); !strings.Contains(hint, "INVALID") || !strings.HasSuffix(hint, remove) {
+		t.Errorf("the hint does not say how to remove the index: %s", hint)
+	}
+	left, err := s.Leftovers(t.Context())
+	if err != nil || len(left) != 1 || left[0].Remove != remove {
+		t.Errorf("the leftovers are %+v, %v", left, err)
+	}
+	execAs(t, target, left[0].Remove)
+	if left, err = s.Leftovers(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("the leftovers are %+v, %v", left, err)
+	}
+	execAs(t, target, "DELETE FROM one; DELETE FROM skein_migrations WHERE name = '2.sql'")
 	apply(t, s, step(t, "2.sql", "CREATE UNIQUE INDEX CONCURRENTLY one_id ON one (id);\nVACUUM one;\nSELECT 1", true))
 	if record() != "[[applied 3 3]]" {
 		t.Errorf("recorded as %s", record())
@@ -502,6 +514,37 @@ func TestConcurrentIndex(t *testing.T) {
 	apply(t, s, down)
 	if record() != "[]" {
 		t.Errorf("recorded as %s", record())
+	}
+}
+
+// An index that somebody is making is INVALID until it is done, and nobody's to
+// remove.
+func TestLeftoversUnderWay(t *testing.T) {
+	target := newDatabase(t)
+	execAs(t, target, "CREATE TABLE one (id int)")
+	writer, maker := connectAs(t, target), connectAs(t, target)
+	if _, err := writer.Exec(t.Context(), "BEGIN; INSERT INTO one VALUES (1)"); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan error, 1)
+	go func() {
+		_, err := maker.Exec(t.Context(), "CREATE INDEX CONCURRENTLY one_id ON one (id)")
+		made <- err
+	}()
+	for end := time.Now().Add(10 * time.Second); len(queryAs(t, target, "SELECT FROM pg_index WHERE NOT indisvalid")) == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the index is not being made")
+		}
+	}
+	left, err := open(t, New(skein.SessionOptions{}), target).Leftovers(t.Context())
+	if err != nil || len(left) > 0 {
+		t.Errorf("the leftovers are %+v, %v", left, err)
+	}
+	if _, err := writer.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-made; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -681,5 +724,27 @@ func TestPasswordsInStatements(t *testing.T) {
 	broken := failing(t, s, step(t, "1.sql", "CREATE ROLE nobody LOGIN PASSWORD 'hunter2'", false))
 	if text := fmt.Sprintf("%+v %v", *broken, broken); strings.Contains(text, "hunter2") {
 		t.Errorf("the error shows a password: %s", text)
+	}
+}
+
+// A statement that catches being cancelled is ended with its session.
+func TestTimeoutEndsTheSession(t *testing.T) {
+	target := newDatabase(t)
+	m := &skein.Migration{Name: "1.sql", Version: "1", Path: "1.sql", Kind: skein.SQL, Up: &skein.Section{Path: "1.sql", Line: 1, SQL: `
+		DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$`}}
+	set, err := skein.NewSet([]*skein.Migration{m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := New(skein.SessionOptions{})
+	session := open(t, e, target)
+	r := skein.NewMigrator(e, set, 0).WithTimeout(time.Second).
+		Migrate(t.Context(), session, skein.Tenant{Target: target}, skein.PlanOptions{}, nil, func(skein.Event) {})
+	timeout, ok := errors.AsType[*skein.TimeoutError](r.Err)
+	if !ok || timeout.EndErr != nil || !strings.Contains(timeout.Activity, "PgSleep") {
+		t.Errorf("the error is %v", r.Err)
+	}
+	if rows := dbtest.Postgres(t).Query(t, "", "SELECT query FROM pg_stat_activity WHERE datname = $1", target.Database); len(rows) > 0 {
+		t.Errorf("still at the server are %q", rows)
 	}
 }
