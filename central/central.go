@@ -31,6 +31,9 @@ type Config struct {
 	// Keyring opens and seals the tenants' passwords. Nil: tenants without a
 	// stored password can be used, and no others.
 	Keyring Keyring
+	// Explain says, by names only, what would open a stored password that
+	// Keyring does not open; empty for nothing. It may be nil.
+	Explain func(value string) string
 	// ConnectTimeout bounds connecting and logging in. Defaults to 10 s.
 	ConnectTimeout time.Duration
 }
@@ -59,6 +62,7 @@ type Store struct {
 	db      *database
 	table   *table
 	keyring Keyring
+	explain func(value string) string
 	page    int // pageRows; tests make it small
 }
 
@@ -71,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: db, keyring: cfg.Keyring, page: pageRows}
+	s := &Store{db: db, keyring: cfg.Keyring, explain: cfg.Explain, page: pageRows}
 	if cfg.Mapping != nil {
 		s.table, err = mapTable(ctx, db, cfg.Mapping)
 	} else {

@@ -215,8 +215,14 @@ func (s *Store) open(value, id string) (password secret.Secret, keyID string, pr
 	}
 	password, keyID, err := s.keyring.Open(value, passwordBinding(id))
 	if err != nil {
+		msg := err.Error()
+		if s.explain != nil {
+			if found := s.explain(value); found != "" {
+				msg += "; " + found
+			}
+		}
 		return secret.Secret{}, "", &FieldError{
-			Field: fieldPassword.String(), Msg: err.Error(), err: err,
+			Field: fieldPassword.String(), Msg: msg, err: err,
 			hint: "check encryption.key and encryption.previous_key, or store this tenant's password again",
 		}
 	}

@@ -44,6 +44,9 @@ type System struct {
 	Out, Err  io.Writer
 	LookupEnv config.Environment
 	Version   string
+	// KeyServices keep the keys that encrypt keys, by the scheme of their
+	// addresses.
+	KeyServices map[string]KeyService
 }
 
 // An app is one call of the command.
@@ -250,7 +253,7 @@ To begin:
 	root.AddCommand(
 		a.migrateCommand(), a.migrateAllCommand(), a.rollbackCommand(), a.unlockCommand(), a.makeCommand(),
 		a.planCommand(), a.statusCommand(), a.doctorCommand(),
-		a.initCommand(), a.tenantsCommand(), a.provisionCommand(), a.deprovisionCommand(),
+		a.initCommand(), a.tenantsCommand(), a.keysCommand(), a.provisionCommand(), a.deprovisionCommand(),
 	)
 	root.SetHelpCommandGroupID("set")
 	root.SetCompletionCommandGroupID("set")

@@ -16,6 +16,7 @@ import (
 	"github.com/skeinhq/skein/central"
 	"github.com/skeinhq/skein/internal/config"
 	"github.com/skeinhq/skein/internal/ui"
+	"github.com/skeinhq/skein/secret"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -126,7 +127,7 @@ func (d *doctor) examine(ctx context.Context) error {
 	} else {
 		d.tell("settings", fine, cfg.Path, "")
 	}
-	d.examineKey(ctx, cfg)
+	keys, ring, keyErr := d.examineKey(ctx, cfg)
 
 	w := &workspace{app: a, cfg: cfg}
 	set, err := w.migrations()
@@ -139,10 +140,15 @@ func (d *doctor) examine(ctx context.Context) error {
 		d.tell("migrations", fine, fmt.Sprintf("%s in %s, the newest is %s", ui.Plural(set.Len(), "file"), strings.Join(cfg.MigrationDirs(), ", "), set.All()[set.Len()-1].Name), "")
 	}
 
-	cc, err := a.centralConfig(ctx, cfg)
+	cc, err := centralWith(cfg, keys, ring)
 	if err != nil {
-		d.unusable = true // the key: told above
+		d.broken("central", err)
+		d.unusable = true
 		return d.writeErr
+	}
+	if keyErr != nil {
+		// Told above. The tenants' rows may tell what is wrong about it.
+		cc.Keyring, d.unusable = brokenKeyring{keyErr}, true
 	}
 	if w.store, err = central.Open(ctx, cc); err != nil {
 		d.broken("central", err)
@@ -169,8 +175,10 @@ func (d *doctor) examine(ctx context.Context) error {
 	return cmp.Or(d.examineTenants(ctx, w, filter, survey.Tenants), d.writeErr)
 }
 
-func (d *doctor) examineKey(ctx context.Context, cfg *config.Config) {
-	ring, err := d.app.keyring(ctx, cfg)
+func (d *doctor) examineKey(ctx context.Context, cfg *config.Config) (keys keys, ring *secret.Keyring, err error) {
+	if keys, err = d.app.loadKeys(ctx, cfg); err == nil {
+		ring, err = keys.ring(cfg)
+	}
 	switch {
 	case err != nil:
 		d.broken("key", err)
@@ -179,6 +187,7 @@ func (d *doctor) examineKey(ctx context.Context, cfg *config.Config) {
 	default:
 		d.tell("key", fine, "key id "+strings.Join(ring.KeyIDs(), ", previous "), "")
 	}
+	return keys, ring, err
 }
 
 // A serverFinding is what the tenants of one server met.

@@ -168,16 +168,23 @@ func (w *workspace) local(t skein.Tenant) skein.Tenant {
 
 // centralConfig is what the central database needs of the settings.
 func (a *app) centralConfig(ctx context.Context, cfg *config.Config) (central.Config, error) {
-	ring, err := a.keyring(ctx, cfg)
+	keys, err := a.loadKeys(ctx, cfg)
 	if err != nil {
 		return central.Config{}, err
 	}
-	return centralWith(cfg, ring)
+	ring, err := keys.ring(cfg)
+	if err != nil {
+		return central.Config{}, err
+	}
+	return centralWith(cfg, keys, ring)
 }
 
-// centralWith is centralConfig with a keyring, nil for none.
-func centralWith(cfg *config.Config, ring *secret.Keyring) (central.Config, error) {
-	cc := central.Config{URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL)}
+// centralWith is centralConfig with a keyring, nil for none, made of keys.
+func centralWith(cfg *config.Config, keys keys, ring *secret.Keyring) (central.Config, error) {
+	cc := central.Config{
+		URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL),
+		Explain: keys.explain(),
+	}
 	if ring != nil {
 		cc.Keyring = ring
 	}
