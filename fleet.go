@@ -25,6 +25,9 @@ type FleetOptions struct {
 	// go away by itself: a table that is locked, a deadlock, a lost connection, a
 	// server that cannot be reached. 0: not at all.
 	Retries int
+	// Timeout is how long a single migration may take before it is stopped at the
+	// server. 0: as long as it takes.
+	Timeout time.Duration
 	// Knex runs the Knex migrations. Nil: a plan that needs one is refused.
 	Knex KnexRunner
 	// Stop, when closed, begins no further tenant and no further migration;
@@ -71,7 +74,7 @@ func NewFleet(engines []Engine, set *Set, opts *FleetOptions) *Fleet {
 		}
 	}
 	for _, e := range engines {
-		f.migrators[e.Name()] = NewMigrator(e, set, f.opts.LockWait).WithKnex(f.opts.Knex)
+		f.migrators[e.Name()] = NewMigrator(e, set, f.opts.LockWait).WithKnex(f.opts.Knex).WithTimeout(f.opts.Timeout)
 	}
 	return f
 }

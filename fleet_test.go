@@ -32,7 +32,7 @@ type memory struct {
 	open     func(skein.Target) error
 	apply    func(database string, step skein.Step) error
 	after    func(database string, step skein.Step) error // when the step is applied
-	lostOnce map[string]bool // databases on which a kept session turns out to be lost
+	lostOnce map[string]bool                              // databases on which a kept session turns out to be lost
 }
 
 func newMemory() *memory {

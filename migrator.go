@@ -15,6 +15,7 @@ type Migrator struct {
 	set      *Set
 	lockWait time.Duration
 	knex     KnexRunner
+	timeout  time.Duration // of each migration, 0: none
 
 	parsed   sync.Once
 	parseErr error
@@ -227,7 +228,7 @@ func (m *Migrator) runSQL(ctx context.Context, session Session, tenant Tenant, p
 		Statements: m.sections[migration.Section(plan.Direction)], Began: plan.Began, From: plan.From,
 	}
 	listen(Event{Type: MigrationStarted, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction})
-	result, err := session.Apply(ctx, step)
+	result, err := m.apply(ctx, session, step)
 	listen(Event{Type: MigrationEnded, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction, Duration: result.Duration, Err: err})
 	if err != nil {
 		return nil, err

@@ -122,6 +122,7 @@ func Run(t *testing.T, c Config) {
 		{"Switch", switchTests},
 		{"Names", nameTests},
 		{"Cancel", cancelTests},
+		{"Timeout", timeoutTests},
 		{"Errors", errorTests},
 		{"Race", raceTests},
 		{"Server", serverTests},
