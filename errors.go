@@ -94,6 +94,9 @@ type StatementError struct {
 	// Partial says that the statements before this one have stayed, and that
 	// the tenant's history says so.
 	Partial bool
+	// Exact says of a partial migration that nothing of this statement has stayed,
+	// so that it can go on with it.
+	Exact bool
 	// Undone are the migrations that had run before this one and were undone
 	// with it: Knex migrations can be one transaction.
 	Undone []string

@@ -24,6 +24,7 @@ type memory struct {
 	mu       sync.Mutex
 	applied  map[string][]string // by database
 	batches  map[string]int      // by database and migration
+	partial  []skein.Record      // in every database
 	shared   bool                // sessions serve several targets
 	opened   int
 	active   map[string]int // open sessions by server
@@ -89,6 +90,7 @@ func (s *memorySession) History(context.Context) (skein.History, error) {
 	for _, name := range s.engine.applied[s.target.Database] {
 		h.Records = append(h.Records, skein.Record{Name: name, State: skein.Applied, Batch: max(1, s.engine.batches[s.target.Database+" "+name])})
 	}
+	h.Records = append(h.Records, s.engine.partial...)
 	return h, nil
 }
 

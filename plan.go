@@ -168,8 +168,10 @@ type PlanOptions struct {
 	// sets it itself.
 	Knex bool
 
-	// only bounds the steps to what is left of a plan that was begun.
+	// only bounds the steps to what is left of a plan that was begun, and from is
+	// where one that has begun itself is to go on.
 	only []*Migration
+	from int
 }
 
 // A Plan is what is to be done in one tenant.
@@ -213,7 +215,9 @@ func names(migrations []*Migration) []string {
 func MakePlan(set *Set, history History, opts PlanOptions) (Plan, error) {
 	plan, err := makePlan(set, history, opts)
 	if opts.only != nil && err == nil {
-		plan.Steps = slices.DeleteFunc(slices.Clone(plan.Steps), func(m *Migration) bool { return !slices.Contains(opts.only, m) })
+		plan.Steps = slices.DeleteFunc(slices.Clone(plan.Steps), func(m *Migration) bool {
+			return !slices.Contains(opts.only, m) || plan.Began && plan.From != opts.from
+		})
 	}
 	return plan, err
 }

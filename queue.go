@@ -54,6 +54,9 @@ type task struct {
 	// of the error doubt.
 	doubtful []*Migration
 	doubt    error
+	// stuck is a statement that failed in the middle of a migration and left
+	// nothing, so that the migration can go on with it.
+	stuck *StatementError
 }
 
 // A queue hands out tenants to workers, within the bound of each server, and

@@ -61,6 +61,20 @@ func (m *Migrator) try(ctx context.Context, session Session, t *task, opts PlanO
 	if len(left) == 0 {
 		return r
 	}
+	if stuck := t.stuck; stuck != nil {
+		t.stuck = nil
+		settle := opts
+		settle.Settle, settle.only, settle.from = Continue, left, stuck.Index-1
+		rest := m.watch(ctx, session, t, settle, stop, listen)
+		rest.Done = slices.Concat(r.Done, rest.Done)
+		if r = rest; r.Err != nil || opts.Settle != "" {
+			return r
+		}
+		left = slices.DeleteFunc(left, func(step *Migration) bool { return step.Name == stuck.Migration })
+		if len(left) == 0 {
+			return r
+		}
+	}
 	opts.only = left
 	rest := m.watch(ctx, session, t, opts, stop, listen)
 	rest.Done = slices.Concat(r.Done, rest.Done)
@@ -93,7 +107,11 @@ func (m *Migrator) watch(ctx context.Context, session Session, t *task, opts Pla
 	if lost(r.Err) {
 		t.doubtful, t.doubt = open, r.Err
 	} else if broke, ok := errors.AsType[*StatementError](r.Err); ok && broke.Partial {
-		t.final = true // a person has to look at what stayed
+		if broke.Exact && broke.Index > 0 {
+			t.stuck = broke
+		} else {
+			t.final = true // a person has to look at what stayed
+		}
 	}
 	return r
 }

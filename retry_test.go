@@ -406,3 +406,31 @@ func TestFleetStopsWhileItWaits(t *testing.T) {
 		}
 	})
 }
+
+// A statement that waited too long in the middle of a migration is tried again,
+// and not what ran before it.
+func TestFleetGoesOnInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := newMemory()
+		var from []int
+		engine.apply = func(_ string, step skein.Step) error {
+			if step.Migration.Name != "2_b.sql" {
+				return nil
+			}
+			from = append(from, step.From)
+			if len(from) > 2 {
+				engine.partial = nil
+				return nil
+			}
+			engine.partial = []skein.Record{{Name: "2_b.sql", State: skein.Applying, Batch: 1, Done: 1, Total: 2, Fingerprints: skein.Fingerprints([]skein.Statement{{Text: "x"}})}}
+			return &skein.StatementError{Migration: "2_b.sql", Index: 2, Total: 2, Partial: true, Exact: true, Err: databaseError(skein.Busy)}
+		}
+		told, sum := migrate(t, engine, migrations(t, "1_a.sql", "2_b.sql", "3_c.sql"), tenants(1, 1), skein.PlanOptions{}, nil)
+		if !slices.Equal(from, []int{0, 1, 1}) || sum.Failed != 0 {
+			t.Errorf("it began behind %d statements, and %d failed: %v", from, sum.Failed, told.results["t0"].Err)
+		}
+		if got := doneNames(told.results["t0"]); !slices.Equal(got, []string{"1_a.sql", "2_b.sql", "3_c.sql"}) {
+			t.Errorf("reported as done are %q", got)
+		}
+	})
+}

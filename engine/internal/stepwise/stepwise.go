@@ -44,9 +44,10 @@ type Runner interface {
 
 // Run carries out a step: Begin; for each statement from step.From on Exec and
 // then Progress, or Finish after the last. When a statement fails the record
-// stays as it is and the error is a *skein.StatementError with Partial set; only
-// when it was the first statement, of a step that had not begun before, and
-// NothingStayed of it, TakeBack is called and Partial is not set.
+// stays as it is and the error is a *skein.StatementError with Partial set, and
+// Exact if NothingStayed of it. Only when that was the first statement of a step
+// that had not begun before, and NothingStayed of it, TakeBack is called and
+// neither is set.
 //
 // When ctx ends, the statement that had run by then is still recorded.
 func Run(ctx context.Context, step skein.Step, r Runner) error {
@@ -85,11 +86,12 @@ func record(ctx context.Context, r Runner, done, total int) error {
 
 func failed(ctx context.Context, step skein.Step, r Runner, i int, err error, nothingStayed bool) error {
 	e := Fail(step, i, err)
-	e.Partial = true
+	e.Partial, e.Exact = true, nothingStayed
 	if i == 0 && nothingStayed && !step.Began {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
 		e.Partial = r.TakeBack(ctx) != nil
+		e.Exact = e.Partial
 	}
 	return e
 }
