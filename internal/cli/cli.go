@@ -66,6 +66,8 @@ type app struct {
 	// working is set while tenants are worked on, which is what the first
 	// signal lets end. Everything else it ends at once.
 	working atomic.Bool
+	// abandoned is set by the second signal: what has begun is left.
+	abandoned atomic.Bool
 }
 
 // Run carries out a command line and returns the exit code.
@@ -98,6 +100,7 @@ func Run(args []string, system System) int {
 		}
 		// The database connections end, and with them their locks. Should even
 		// that take long, a third signal is the system's to deal with.
+		a.abandoned.Store(true)
 		cancel()
 		signal.Reset(os.Interrupt, syscall.SIGTERM)
 	}()
@@ -124,11 +127,11 @@ func (a *app) stdin() io.Reader {
 	r, w := io.Pipe()
 	go func() {
 		_, err := io.Copy(w, a.In)
-		_ = w.CloseWithError(err) // it returns nil always
+		_ = w.CloseWithError(err) // it always returns nil
 	}()
 	go func() {
 		<-a.stop
-		_ = r.CloseWithError(context.Canceled)
+		_ = w.CloseWithError(context.Canceled)
 	}()
 	return r
 }
@@ -138,7 +141,38 @@ func (a *app) stdin() io.Reader {
 func (a *app) work(f func() (skein.Summary, error)) (skein.Summary, error) {
 	a.working.Store(true)
 	defer a.working.Store(false)
-	return f()
+	sum, err := f()
+	sum.Interrupted = sum.Interrupted || a.abandoned.Load()
+	return sum, err
+}
+
+// errAbandoned is the error of a tenant that the second signal left.
+var errAbandoned = errors.New("left in the middle, at the second signal")
+
+// told is a result as it is shown: what a database says of a statement that was
+// canceled tells nobody why.
+func (a *app) told(r skein.Result) skein.Result {
+	if !a.abandoned.Load() || r.Err == nil {
+		return r
+	}
+	canceled := errors.Is(r.Err, context.Canceled)
+	if e, ok := errors.AsType[*skein.DatabaseError](r.Err); ok {
+		switch e.Code {
+		case "57014", "1317", "SQLITE_INTERRUPT":
+			canceled = true
+		}
+	}
+	if !canceled {
+		return r
+	}
+	if e, ok := errors.AsType[*skein.StatementError](r.Err); ok {
+		left := *e
+		left.Err = errAbandoned
+		r.Err = &left
+	} else {
+		r.Err = errAbandoned
+	}
+	return r
 }
 
 // interrupted says whether a signal came.

@@ -48,6 +48,13 @@ type jsonMigration struct {
 	Tool       string     `json:"tool,omitempty"`
 	Done       *int       `json:"done,omitempty"` // statements of a partial one
 	Statements *int       `json:"statements,omitempty"`
+
+	// Where a partial one stopped:
+	Direction      string `json:"direction,omitempty"`
+	StatementIndex int    `json:"statement_index,omitempty"`
+	File           string `json:"file,omitempty"`
+	Line           int    `json:"line,omitempty"`
+	Statement      string `json:"statement,omitempty"`
 }
 
 type jsonError struct {
@@ -113,10 +120,11 @@ func (r *jsonReport) event(e skein.Event) {
 	if e.Type != skein.TenantEnded {
 		return
 	}
-	if e.Result.Err != nil && !errors.Is(e.Result.Err, skein.ErrInterrupted) {
-		r.failures.add(*e.Result)
+	res := r.app.told(*e.Result)
+	if res.Err != nil && !errors.Is(res.Err, skein.ErrInterrupted) {
+		r.failures.add(res)
 	}
-	r.write(tenantJSON(*e.Result, false))
+	r.write(tenantJSON(res, false))
 }
 
 func (r *jsonReport) end(sum skein.Summary, next nextStep) error {

@@ -187,7 +187,7 @@ func (r *textReport) note(e skein.Event) string {
 	case skein.TenantEnded:
 		delete(r.running, e.Tenant.ID)
 		r.ended++
-		res := *e.Result
+		res := r.app.told(*e.Result)
 		slug := ui.Printable(e.Tenant.Slug)
 		switch {
 		case errors.Is(res.Err, skein.ErrInterrupted):
