@@ -54,6 +54,9 @@ type ProvisionConfig struct {
 	// Clean drops the templates of a project, and the notes about them. Optional.
 	Clean func(t testing.TB, admin skein.Target, project string)
 
+	// CannotCopy says that tenants cannot be cloned.
+	CannotCopy bool
+
 	// Volatile is SQL that makes a table and does not make the same twice.
 	Volatile string
 
@@ -619,6 +622,13 @@ func (s *provisionSuite) clone(t *testing.T) {
 	before := s.Dump(t, source.Target)
 	c := p.beside()
 	c.source = &source
+	if s.CannotCopy {
+		if _, err := c.provision(t); err == nil || !strings.Contains(err.Error(), "cannot be copied") {
+			t.Errorf("the error is %v", err)
+		}
+		c.wantNothing(t)
+		return
+	}
 	if out := c.mustProvision(t); out.Origin != skein.FromTenant || out.Applied != 3 {
 		t.Errorf("it was made as %+v", out)
 	}

@@ -66,7 +66,8 @@ func code(err error) int {
 	return n
 }
 
-func (a *administrator) account(site skein.Site) string { return quote(site.Target.User) + "@'%'" }
+// account is the user as CREATE USER takes it, which knows no hexadecimal text.
+func (a *administrator) account(site skein.Site) string { return quoteName(site.Target.User) + "@'%'" }
 
 // pattern is a database's name as GRANT takes it: _ and % are wildcards there
 // that the backslash makes plain.

@@ -330,16 +330,15 @@ func (a *administrator) CreateDatabase(ctx context.Context, site skein.Site) err
 			"CREATE SCHEMA "+schema+" AUTHORIZATION "+quoteIdent(t.User),
 			"COMMENT ON SCHEMA "+schema+" IS "+quoteLiteral(site.Mark())))
 	}
-	template := site.Template
 	if site.Source != nil {
-		template = site.Source.Database
+		return a.copyDatabase(ctx, site)
 	}
-	return a.own(ctx, site, "database", a.createDatabase(ctx, t.Database, t.User, template))
+	return a.own(ctx, site, "database", a.createDatabase(ctx, t.Database, t.User, site.Template, holdWait))
 }
 
 // createDatabase creates a database that takes no connections yet. A database
 // that is to be copied may be in use for a moment: it is waited for.
-func (a *administrator) createDatabase(ctx context.Context, name, owner, template string) error {
+func (a *administrator) createDatabase(ctx context.Context, name, owner, template string, wait time.Duration) error {
 	sql := "CREATE DATABASE " + quoteIdent(name) + " OWNER " + quoteIdent(owner) + " ALLOW_CONNECTIONS false"
 	if template != "" {
 		sql += " TEMPLATE " + quoteIdent(template)
@@ -349,7 +348,7 @@ func (a *administrator) createDatabase(ctx context.Context, name, owner, templat
 		if err == nil {
 			return nil
 		}
-		if code(err) != inUse || time.Since(start) > holdWait {
+		if code(err) != inUse || time.Since(start) > wait {
 			return fmt.Errorf("create database %s: %w", quoteIdent(name), err)
 		}
 		select {
@@ -547,7 +546,11 @@ func (a *administrator) Backup(ctx context.Context, site skein.Site, file string
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("the file %s exists already", file)
 	}
-	if err := a.tool(ctx, "pg_dump", from, args...); err != nil {
+	dump, err := command(ctx, "pg_dump", from, args...)
+	if err != nil {
+		return err
+	}
+	if err := dump.run(); err != nil {
 		return errors.Join(err, os.RemoveAll(file))
 	}
 	return nil

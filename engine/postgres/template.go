@@ -114,7 +114,7 @@ func (a *administrator) makeTemplate(ctx context.Context, t template, migrate fu
 		if err := a.createRole(ctx, site.role, target.Password, site.mark); err != nil {
 			return "", err
 		}
-		if err := a.createDatabase(ctx, site.database, site.role, ""); err != nil {
+		if err := a.createDatabase(ctx, site.database, site.role, "", holdWait); err != nil {
 			return "", err
 		}
 		if err := a.openDatabase(ctx, site.database, site.mark); err != nil {
@@ -147,7 +147,7 @@ func (a *administrator) makeTemplate(ctx context.Context, t template, migrate fu
 	// From here on as any tenant is made.
 	copied := targets[t.replay]
 	copied.Database = t.copied
-	if err := a.createDatabase(ctx, t.copied, t.checker, t.making); err != nil {
+	if err := a.createDatabase(ctx, t.copied, t.checker, t.making, holdWait); err != nil {
 		return "", err
 	}
 	if err := a.openDatabase(ctx, t.copied, t.mark+", check"); err != nil {
