@@ -38,7 +38,7 @@ type template struct {
 }
 
 func (a *administrator) template(key skein.TemplateKey) template {
-	sum := sha256.Sum256([]byte(strings.Join([]string{templateFormat, key.Project, key.Digest, a.facts}, "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{templateFormat, key.Project, key.Digest, a.facts, createHistory("")}, "\x00")))
 	name := templatePrefix + hex.EncodeToString(sum[:8])
 	return template{
 		name: name, mark: templateMark + " of project " + key.Project,

@@ -304,10 +304,11 @@ func (a *administrator) session(ctx context.Context, path string) (*session, err
 
 const templatePrefix = ".skein-template-"
 
-// templateName is a template's file. The project and the format of what is
-// compared are in it.
+// templateName is a template's file: of a project, its migrations, and Skein's
+// own table.
 func templateName(key skein.TemplateKey) string {
-	return templatePrefix + key.Project + "-" + key.Digest[:16]
+	sum := sha256.Sum256([]byte(key.Digest + createTable))
+	return templatePrefix + key.Project + "-" + hex.EncodeToString(sum[:8])
 }
 
 // Template finds the template. It has its name since it was verified.

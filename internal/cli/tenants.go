@@ -39,7 +39,7 @@ list is only read; the application changes it.
 		a.tenantsListCommand(), a.tenantsShowCommand(), a.tenantsAddCommand(), a.tenantsImportCommand(),
 		a.tenantsStatusCommand("activate", skein.StatusActive, "Make tenants active, so that --all includes them"),
 		a.tenantsStatusCommand("suspend", skein.StatusSuspended, "Suspend tenants, so that --all leaves them out"),
-		a.tenantsRemoveCommand(), a.tenantsCheckCommand(),
+		a.tenantsRemoveCommand(), a.tenantsCheckCommand(), a.tenantsCloneCommand(),
 	)
 	return cmd
 }
