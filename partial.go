@@ -107,8 +107,16 @@ func (r Record) direction() Direction {
 	return Up
 }
 
-// String says in one line where the migration stopped.
+// String says in one line where the migration stopped, with the statement.
 func (s Stop) String() string {
+	if s.Line == 0 {
+		return s.Summary()
+	}
+	return s.Summary() + ": " + shorten(s.Statement)
+}
+
+// Summary is String without the statement.
+func (s Stop) Summary() string {
 	text := s.Record.Name + " stopped while it was applied"
 	if s.Direction == Down {
 		text = s.Record.Name + " stopped while it was reverted"
@@ -123,7 +131,7 @@ func (s Stop) String() string {
 	}
 	switch {
 	case s.Line > 0:
-		text += fmt.Sprintf(" (%s:%d): %s", s.Path, s.Line, shorten(s.Statement))
+		text += fmt.Sprintf(" (%s:%d)", s.Path, s.Line)
 	case s.Path == "":
 		text += ", and its file is gone"
 	}

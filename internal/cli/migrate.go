@@ -23,6 +23,7 @@ type migrateRun struct {
 	sel    selection
 	limits limits
 	policy policyFlags
+	settle settleFlags
 	opts   skein.PlanOptions
 	dryRun bool
 	sql    bool
@@ -58,6 +59,12 @@ Tenants are migrated in parallel. One that fails does not stop the others, and
 is reported at the end with the command to go on with; running the same command
 again does only what is not done yet.
 
+A migration that could not be one transaction and broke in its middle is recorded
+as partial, and nothing else runs in its tenant until it is settled: --continue
+goes on with the statement that failed, --redo begins with the first, and
+--mark-applied and --mark-reverted record what somebody has done by hand. Other
+migrations are not run by these.
+
 An interrupt (Ctrl-C) lets the migrations that have begun end and begins no
 others; a second one leaves at once.
 
@@ -66,13 +73,15 @@ others; a second one leaves at once.
   skein migrate --all
   skein migrate --tenants 'beta-*,@more.txt' --skip-tenants beta-7
   skein migrate --where tier=internal --to 20240105090000
-  skein migrate --all --dry-run`,
+  skein migrate --all --dry-run
+  skein migrate acme --continue`,
 		ValidArgsFunction: a.slugArgs,
 		RunE:              run.run,
 	}
 	run.register(cmd)
 	cmd.Flags().BoolVar(&run.dryRun, "dry-run", false, "show the plan and change nothing (also: skein plan)")
 	cmd.Flags().StringVar(&run.opts.Baseline, "baseline", "", "record all up to this `version` as applied, without running them, in tenants without a history")
+	run.settle.register(cmd)
 	return cmd
 }
 
@@ -129,6 +138,10 @@ func (m *migrateRun) register(cmd *cobra.Command) {
 func (m *migrateRun) run(cmd *cobra.Command, words []string) error {
 	ctx := cmd.Context()
 	if err := m.check(cmd); err != nil {
+		return err
+	}
+	var err error
+	if m.opts.Settle, err = m.settle.settlement(m); err != nil {
 		return err
 	}
 	filter, err := m.sel.filter(m.app, words)
@@ -215,6 +228,8 @@ func runVerb(opts skein.PlanOptions) string {
 	switch {
 	case opts.Baseline != "":
 		return "Recorded the baseline in"
+	case opts.Settle != "":
+		return "Settled"
 	case opts.Direction == skein.Down:
 		return "Rolled back"
 	}
@@ -235,6 +250,10 @@ func goOnWith(cmd *cobra.Command, words []string, failed failures, interrupted b
 	if opts.Baseline != "" && !interrupted && !slices.ContainsFunc(failed.kept, func(r skein.Result) bool { return !refusedBecause(r.Err, skein.ReasonNotEmpty) }) {
 		return "", "" // these have a history, and never need a baseline
 	}
+	stopped := func(r skein.Result) bool { _, ok := stopOf(r); return ok }
+	if !interrupted && failed.total == len(failed.kept) && !slices.ContainsFunc(failed.kept, func(r skein.Result) bool { return !stopped(r) }) {
+		return "", "" // these are to be settled first, which their failures say
+	}
 	counts := opts.Steps > 0 || opts.Direction == skein.Down && opts.To == "" && !opts.Everything
 	named := !interrupted && failed.total <= few
 	if counts {
@@ -250,7 +269,7 @@ func goOnWith(cmd *cobra.Command, words []string, failed failures, interrupted b
 	}
 	args := strings.Fields(cmd.CommandPath())
 	if named {
-		words = failed.slugs()
+		words = failed.slugs(func(r skein.Result) bool { return !stopped(r) })
 		if args[1] == "migrate:all-tenants" {
 			args[1] = "migrate"
 		}
@@ -290,6 +309,7 @@ type planGroup struct {
 	plan   skein.Plan
 	engine string // of the first; with --sql it is a part of what makes a group
 	err    error
+	stop   *skein.Stop // of a migration that has to be settled first
 	count  int
 	sample []string // the first slugs
 }
@@ -326,6 +346,9 @@ func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter c
 				}
 			}
 			g = &planGroup{plan: r.Plan, err: r.Err, engine: r.Tenant.Target.Engine}
+			if stop, ok := stopOf(r); ok {
+				g.stop = &stop
+			}
 			groups[key] = g
 		}
 		g.count++
@@ -390,7 +413,13 @@ func (a *app) printPlans(groups map[string]*planGroup, fleet *skein.Fleet, sum s
 		case g.err != nil:
 			fmt.Fprintf(out, "%s%s: %s\n", comment, who, term.OnOut(ui.Red, "cannot"))
 			fmt.Fprintf(out, "%s  %s\n", comment, ui.Printable(g.err.Error()))
-			if hint := skein.Hint(g.err); hint != "" {
+			if g.stop != nil && !sql {
+				slugs := g.sample
+				if g.count > len(slugs) {
+					slugs = []string{"TENANT"}
+				}
+				a.printWays(*g.stop, slugs)
+			} else if hint := skein.Hint(g.err); hint != "" {
 				fmt.Fprintf(out, "%s  hint: %s\n", comment, ui.Printable(hint))
 			}
 		case len(g.plan.Steps) == 0:
@@ -405,7 +434,11 @@ func (a *app) printPlans(groups map[string]*planGroup, fleet *skein.Fleet, sum s
 					}
 					continue
 				}
-				fmt.Fprintf(out, "  %s %s\n", verb, ui.Printable(m.Name))
+				from := ""
+				if g.plan.From > 0 {
+					from = fmt.Sprintf(" from statement %d on", g.plan.From+1)
+				}
+				fmt.Fprintf(out, "  %s %s%s\n", verb, ui.Printable(m.Name), from)
 			}
 			for _, warning := range g.plan.Warnings {
 				fmt.Fprintf(out, "%s  %s %s\n", comment, term.OnOut(ui.Yellow, "warning:"), ui.Printable(warning))
@@ -449,7 +482,7 @@ func (a *app) printSQL(fleet *skein.Fleet, g *planGroup, m *skein.Migration) err
 		return err
 	}
 	fmt.Fprintf(a.Out, "\n-- %s %s (%s)\n", ui.Printable(m.Name), g.plan.Direction, how)
-	for _, s := range statements {
+	for _, s := range statements[min(g.plan.From, len(statements)):] {
 		fmt.Fprintf(a.Out, "%s;\n", s.Text)
 	}
 	return nil

@@ -46,10 +46,13 @@ func (f *failures) add(r skein.Result) {
 	f.kept = keepFirst(f.kept, r, maxFailures, func(a, b skein.Result) int { return strings.Compare(a.Tenant.Slug, b.Tenant.Slug) })
 }
 
-func (f *failures) slugs() []string {
-	out := make([]string, len(f.kept))
-	for i, r := range f.kept {
-		out[i] = r.Tenant.Slug
+// slugs are those of the tenants that are wanted.
+func (f *failures) slugs(wanted func(skein.Result) bool) []string {
+	var out []string
+	for _, r := range f.kept {
+		if wanted(r) {
+			out = append(out, r.Tenant.Slug)
+		}
 	}
 	return out
 }
@@ -337,15 +340,29 @@ func (a *app) printFailures(f failures) {
 		g.slugs = append(g.slugs, r.Tenant.Slug)
 	}
 	for _, g := range groups {
-		a.printFailure(ui.Names(g.slugs, 5, len(g.slugs)), g.first.Err)
+		a.printResult(g.first, g.slugs)
 	}
 	if more := f.total - len(f.kept); more > 0 {
 		fmt.Fprintf(a.Out, "and %s more failed (all with --json)\n\n", ui.Count(more))
 	}
 }
 
+// printResult shows why tenants failed alike, and what settles them.
+func (a *app) printResult(r skein.Result, slugs []string) {
+	a.tellFailure(ui.Names(slugs, 5, len(slugs)), r.Err)
+	if stop, ok := stopOf(r); ok {
+		a.printWays(stop, slugs)
+	}
+	fmt.Fprintln(a.Out)
+}
+
 // printFailure shows an error with all that is known about it.
 func (a *app) printFailure(tenants string, err error) {
+	a.tellFailure(tenants, err)
+	fmt.Fprintln(a.Out)
+}
+
+func (a *app) tellFailure(tenants string, err error) {
 	term, out := a.term, a.Out
 	fmt.Fprintf(out, "%s  %s\n", term.OnOut(ui.Red, "FAILED"), term.OnOut(ui.Bold, ui.Printable(tenants)))
 	if e, ok := errors.AsType[*skein.StatementError](err); ok {
@@ -372,10 +389,9 @@ func (a *app) printFailure(tenants string, err error) {
 	} else {
 		fmt.Fprintf(out, "  %s\n", ui.Printable(err.Error()))
 	}
-	if hint := skein.Hint(err); hint != "" {
+	if hint := skein.Hint(err); hint != "" && !refusedBecause(err, skein.ReasonPartial) {
 		fmt.Fprintf(out, "  hint: %s\n", ui.Printable(hint))
 	}
-	fmt.Fprintln(out)
 }
 
 // excerpt is the first lines of a statement, cut to a readable width.

@@ -136,6 +136,7 @@ func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, f
 	if v.detailed {
 		report.detail = func(r skein.Result, j *jsonTenant) {
 			j.Migrations = migrationsJSON(tenantLines(set, r.History, r.Standing))
+			addStops(j.Migrations, r.Stops)
 		}
 	}
 	fleet := w.fleet(set, report.event)
@@ -256,8 +257,8 @@ func trouble(r skein.Result) string {
 	if r.Err != nil {
 		parts = append(parts, r.Err.Error())
 	}
-	for _, p := range s.Partial {
-		parts = append(parts, fmt.Sprintf("%s: %d of %d statements done", p.Name, p.Done, p.Total))
+	for _, stop := range r.Stops {
+		parts = append(parts, stop.String())
 	}
 	if len(s.Edited) > 0 {
 		parts = append(parts, "edited: "+ui.Names(migrationNames(s.Edited), 3, len(s.Edited)))
@@ -295,6 +296,7 @@ func (a *app) statusOfOne(ctx context.Context, w *workspace, set *skein.Set, wor
 	tenant = w.local(tenant)
 	policy := w.cfg.Migrations.Policy
 	var result skein.Result
+	var left []skein.Leftover
 	fleet := w.fleet(set, func(e skein.Event) {
 		if e.Type == skein.TenantEnded {
 			result = *e.Result
@@ -303,7 +305,12 @@ func (a *app) statusOfOne(ctx context.Context, w *workspace, set *skein.Set, wor
 	one := func(yield func(skein.Tenant, error) bool) { yield(tenant, nil) }
 	sum, err := a.work(func() (skein.Summary, error) {
 		return fleet.Each(ctx, one, func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
-			return m.Assess(ctx, s, t, policy)
+			r := m.Assess(ctx, s, t, policy)
+			var err error
+			if left, err = leftovers(ctx, s, r); err != nil {
+				r.Err = err
+			}
+			return r
 		})
 	})
 	if err != nil {
@@ -319,6 +326,9 @@ func (a *app) statusOfOne(ctx context.Context, w *workspace, set *skein.Set, wor
 	}
 	if err := a.printTenantStatus(set, result); err != nil {
 		return err
+	}
+	for _, stop := range result.Stops {
+		a.printStop(tenant.Slug, stop, left)
 	}
 	if check && result.Standing.State != skein.StateUpToDate {
 		return errFailed
