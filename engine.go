@@ -3,6 +3,8 @@ package skein
 import (
 	"context"
 	"time"
+
+	"github.com/skeinhq/skein/secret"
 )
 
 // HistoryTable is Skein's own table in each tenant's database.
@@ -93,9 +95,22 @@ type SessionOptions struct {
 	IdleTimeout time.Duration
 	// KnexTable is Knex's table. Defaults to DefaultKnexTable.
 	KnexTable string
+	// Password finds the password of a target that has none. What it returns is
+	// used for one connection. Nil: there is none.
+	Password func(ctx context.Context, target Target) (secret.Secret, error)
 	// By and Tool are recorded with each migration: user@host, and the name and
 	// version of what applies it.
 	By, Tool string
+}
+
+// Authenticate is the target with its password, found by Password if it has none.
+func (o SessionOptions) Authenticate(ctx context.Context, target Target) (Target, error) {
+	if !target.Password.IsZero() || o.Password == nil {
+		return target, nil
+	}
+	var err error
+	target.Password, err = o.Password(ctx, target)
+	return target, err
 }
 
 // A Step is one migration to run in one direction.

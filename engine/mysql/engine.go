@@ -105,6 +105,10 @@ func (e *Engine) Open(ctx context.Context, target skein.Target) (skein.Session, 
 
 // connect opens a connection for whatever it is needed.
 func (e *Engine) connect(ctx context.Context, target skein.Target) (driver.Conn, *wire, error) {
+	target, err := e.opts.Authenticate(ctx, target)
+	if err != nil {
+		return nil, nil, err
+	}
 	config, timeout, err := e.config(target)
 	if err != nil {
 		return nil, nil, err

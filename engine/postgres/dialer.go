@@ -40,6 +40,9 @@ func (d *dialer) connect(ctx context.Context, target skein.Target) (*pgconn.PgCo
 	if err != nil {
 		return nil, err
 	}
+	if target, err = d.opts.Authenticate(ctx, target); err != nil {
+		return nil, err
+	}
 	config := *shared // its maps and TLS settings are only read
 	config.Database, config.User, config.Password = target.Database, target.User, target.Password.Reveal()
 

@@ -147,8 +147,8 @@ func (d *doctor) examine(ctx context.Context) error {
 		return d.writeErr
 	}
 	if keyErr != nil {
-		// Told above. The tenants' rows may tell what is wrong about it.
-		cc.Keyring, d.unusable = brokenKeyring{keyErr}, true
+		// The tenants' rows may tell what is wrong about it.
+		cc.Keyring, d.unusable = brokenKeyring{errors.New("the key cannot be used")}, true
 	}
 	if w.store, err = central.Open(ctx, cc); err != nil {
 		d.broken("central", err)

@@ -423,7 +423,7 @@ func (r *keyRotation) run(ctx context.Context, to secret.WriteMode, bounds *limi
 	if r.failures.total > 0 || r.result.Interrupted || r.dryRun {
 		return r.end(nil)
 	}
-	if !r.json {
+	if !r.json && r.result.Tried > 0 {
 		a.notef("%s tried, and good. Encrypting them anew", ui.Plural(r.result.Tried, "password"))
 	}
 	out, err := rotation.Rewrite(ctx, a.stop, func(t skein.Tenant) {
@@ -581,6 +581,8 @@ func (r *keyRotation) print(after *census) {
 		fmt.Fprintf(out, "%s: nothing was changed\n", a.term.OnOut(ui.Yellow, "Interrupted"))
 	case res.Interrupted:
 		fmt.Fprintf(out, "%s after %s; the same command goes on with the rest\n", a.term.OnOut(ui.Yellow, "Interrupted"), ui.Plural(res.Rewritten, "password"))
+	case r.dryRun && res.Tried == 0:
+		fmt.Fprintf(out, "Nothing to encrypt anew with key %s (%s)\n", res.Key, res.To)
 	case r.dryRun:
 		fmt.Fprintf(out, "%s can be %s, in %s. Nothing was changed\n", ui.Plural(res.Tried, "password"), how, took)
 	default:

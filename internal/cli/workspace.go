@@ -28,6 +28,8 @@ type workspace struct {
 	app   *app
 	cfg   *config.Config
 	store *central.Store
+
+	passwords passwordCommands
 }
 
 // open reads the settings and opens the central database.
@@ -61,6 +63,7 @@ func (w *workspace) engines() []skein.Engine {
 		KnexTable:        w.cfg.Migrations.Table,
 		By:               whoami(),
 		Tool:             "skein " + w.app.Version,
+		Password:         w.password,
 	}
 	return []skein.Engine{postgres.New(opts), mysql.New(opts), sqlite.New(opts)}
 }
@@ -157,8 +160,8 @@ func (w *workspace) tenants(ctx context.Context, f central.Filter) iter.Seq2[ske
 	}
 }
 
-// local is a tenant whose SQLite file is where this process finds it: relative
-// files are relative to the settings file.
+// local is a tenant as this process connects to it: with the options of its
+// server, and a SQLite file where it is, relative to the settings file.
 func (w *workspace) local(t skein.Tenant) skein.Tenant {
 	if t.Target.Engine == skein.SQLite {
 		t.Target.Database = w.cfg.Resolve(t.Target.Database)
@@ -182,6 +185,8 @@ func (a *app) centralConfig(ctx context.Context, cfg *config.Config) (central.Co
 // centralWith is centralConfig with a keyring, nil for none, made of keys.
 func centralWith(cfg *config.Config, keys keys, ring *secret.Keyring) (central.Config, error) {
 	cc := central.Config{
+	} else {
+		t.Target = w.cfg.WithOptions(t.Target)
 		URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL),
 		Explain: keys.explain(),
 	}

@@ -88,6 +88,14 @@ type Server struct {
 	URL      secret.Secret
 	Target   skein.Target // what URL means
 	Parallel int          // 0: Limits.PerServer
+	// Options are the connections' other settings, where neither a tenant nor
+	// URL has its own.
+	Options map[string]string
+	// PasswordCommand is a program and its arguments, which prints the password
+	// of whom has none. Nil: there is no such program.
+	PasswordCommand []string
+	// PasswordTTL is how long a password that it printed is good for.
+	PasswordTTL time.Duration
 }
 
 // Provisioning says where new tenants are made, and what they are called.
@@ -133,8 +141,11 @@ type file struct {
 		OutOfOrder string     `yaml:"out_of_order"`
 	} `yaml:"migrations"`
 	Servers map[string]struct {
-		URL      string `yaml:"url"`
-		Parallel int    `yaml:"parallel"`
+		URL             string            `yaml:"url"`
+		Parallel        int               `yaml:"parallel"`
+		Options         map[string]string `yaml:"options"`
+		PasswordCommand stringList        `yaml:"password_command"`
+		PasswordTTL     *duration         `yaml:"password_ttl"`
 	} `yaml:"servers"`
 	Provisioning struct {
 		Server   string `yaml:"server"`
@@ -318,6 +329,7 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 		s := f.Servers[name]
 		key := "servers." + name
 		if s.Parallel < 0 || s.Parallel == 0 && at.has(key+".parallel") {
+	connecting := make(map[string]string) // those that say how to connect
 			errs = append(errs, at.errorf(key+".parallel", "%d is not a number from 1 up", s.Parallel))
 		}
 		if s.URL == "" {
@@ -329,7 +341,21 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 			errs = append(errs, at.errorf(key+".url", "%v", err))
 			continue
 		}
-		c.Servers[name] = Server{URL: secret.New(s.URL), Target: target, Parallel: s.Parallel}
+		server := Server{
+			URL: secret.New(s.URL), Target: target, Parallel: s.Parallel,
+			Options: s.Options, PasswordCommand: s.PasswordCommand, PasswordTTL: defaultPasswordTTL,
+		}
+		if s.PasswordTTL != nil {
+			server.PasswordTTL = time.Duration(*s.PasswordTTL)
+		}
+		errs = append(errs, server.check(key, at)...)
+		if other, ok := connecting[target.Server()]; ok && server.connects() {
+			errs = append(errs, at.errorf(key, "it is the same server as %s: give options and password_command in one of them", other))
+		}
+		if server.connects() {
+			connecting[target.Server()] = name
+		}
+		c.Servers[name] = server
 	}
 
 	c.Provisioning = provisioning(f, at, &errs)

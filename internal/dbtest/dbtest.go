@@ -26,6 +26,12 @@ import (
 const (
 	PostgresEnv = "SKEIN_TEST_POSTGRES"
 	MySQLEnv    = "SKEIN_TEST_MYSQL"
+
+	// PostgresTLSEnv names a PostgreSQL that takes connections with TLS alone,
+	// CertsEnv the folder of certificates that [Certificates] tells about. The
+	// server of [MySQLEnv] has a certificate of the same authority.
+	PostgresTLSEnv = "SKEIN_TEST_POSTGRES_TLS"
+	CertsEnv       = "SKEIN_TEST_CERTS"
 )
 
 // timeout bounds each call, so that a test that left a lock behind fails with
@@ -65,6 +71,28 @@ type session interface {
 func Postgres(t testing.TB) *Server {
 	t.Helper()
 	return fromEnv(t, PostgresEnv, "postgres", postgres{})
+}
+
+// PostgresTLS returns the PostgreSQL server that [PostgresTLSEnv] names.
+func PostgresTLS(t testing.TB) *Server {
+	t.Helper()
+	return fromEnv(t, PostgresTLSEnv, "postgres", postgres{})
+}
+
+// CertifiedUser is whom the client's certificate is made out to. The server of
+// [PostgresTLSEnv] lets this role in with it, and without a password.
+const CertifiedUser = "skein_test_client"
+
+// Certificates returns the files of the authority that signed the servers'
+// certificates, which are made out to 127.0.0.1, and of a client's certificate
+// and key.
+func Certificates(t testing.TB) (authority, certificate, key string) {
+	t.Helper()
+	dir := os.Getenv(CertsEnv)
+	if dir == "" {
+		t.Fatalf("this test needs certificates and %s is not set: %s", CertsEnv, howToStart)
+	}
+	return filepath.Join(dir, "ca.crt"), filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key")
 }
 
 // MySQL returns the MySQL or MariaDB server that [MySQLEnv] names.
