@@ -165,6 +165,8 @@ func (w *workspace) tenants(ctx context.Context, f central.Filter) iter.Seq2[ske
 func (w *workspace) local(t skein.Tenant) skein.Tenant {
 	if t.Target.Engine == skein.SQLite {
 		t.Target.Database = w.cfg.Resolve(t.Target.Database)
+	} else {
+		t.Target = w.cfg.WithOptions(t.Target)
 	}
 	return t
 }
@@ -185,8 +187,6 @@ func (a *app) centralConfig(ctx context.Context, cfg *config.Config) (central.Co
 // centralWith is centralConfig with a keyring, nil for none, made of keys.
 func centralWith(cfg *config.Config, keys keys, ring *secret.Keyring) (central.Config, error) {
 	cc := central.Config{
-	} else {
-		t.Target = w.cfg.WithOptions(t.Target)
 		URL: localURL(cfg, cfg.Central.URL), RecordURL: localURL(cfg, cfg.Central.RecordURL),
 		Explain: keys.explain(),
 	}

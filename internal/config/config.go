@@ -325,11 +325,11 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 	c.Migrations.Policy.AllowOutOfOrder = choice("SKEIN_OUT_OF_ORDER", "migrations.out_of_order", f.Migrations.OutOfOrder, "error", "allow") == "allow"
 
 	c.Servers = make(map[string]Server, len(f.Servers))
+	connecting := make(map[string]string) // those that say how to connect
 	for _, name := range slices.Sorted(maps.Keys(f.Servers)) {
 		s := f.Servers[name]
 		key := "servers." + name
 		if s.Parallel < 0 || s.Parallel == 0 && at.has(key+".parallel") {
-	connecting := make(map[string]string) // those that say how to connect
 			errs = append(errs, at.errorf(key+".parallel", "%d is not a number from 1 up", s.Parallel))
 		}
 		if s.URL == "" {
