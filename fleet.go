@@ -43,6 +43,8 @@ const (
 	// A session that serves one tenant after another is renewed after this
 	// many: a PostgreSQL backend keeps something of each schema it has seen.
 	sessionTenants = 500
+	// lookRetries bounds how often a tenant is looked at again.
+	lookRetries = 2
 )
 
 // A Fleet works on many tenants at once. Use it for one run at a time.
@@ -121,7 +123,7 @@ func (f *Fleet) migrator(engine string) (*Migrator, error) {
 // the migration was carried out. It is read under the tenant's lock, which the
 // server frees when whatever it was doing has ended.
 func (f *Fleet) Migrate(ctx context.Context, tenants iter.Seq2[Tenant, error], opts PlanOptions) (Summary, error) {
-	return f.each(ctx, tenants, func(ctx context.Context, m *Migrator, s Session, t *task) Result {
+	return f.each(ctx, tenants, f.opts.Retries, func(ctx context.Context, m *Migrator, s Session, t *task) Result {
 		return m.try(ctx, s, t, opts, f.opts.Stop, f.opts.Listener)
 	})
 }
@@ -140,9 +142,10 @@ type Work func(context.Context, *Migrator, Session, Tenant) Result
 
 // Each does the same work in each tenant, in parallel within the fleet's
 // bounds, and reports each as a TenantEnded event. Tenants are read as they are
-// needed. Work that met trouble which may go away is done again.
+// needed. Work that met trouble which may go away is done again, twice at most:
+// it is for looking at tenants, and whoever looks wants an answer soon.
 func (f *Fleet) Each(ctx context.Context, tenants iter.Seq2[Tenant, error], work Work) (Summary, error) {
-	return f.each(ctx, tenants, func(ctx context.Context, m *Migrator, s Session, t *task) Result {
+	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), func(ctx context.Context, m *Migrator, s Session, t *task) Result {
 		return work(ctx, m, s, t.tenant)
 	})
 }
@@ -150,9 +153,9 @@ func (f *Fleet) Each(ctx context.Context, tenants iter.Seq2[Tenant, error], work
 // An attempt is one try of a tenant's work.
 type attempt func(context.Context, *Migrator, Session, *task) Result
 
-func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], work attempt) (Summary, error) {
+func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retries int, work attempt) (Summary, error) {
 	start := time.Now()
-	q := newQueue(f.opts)
+	q := newQueue(f.opts, retries)
 	var listErr error
 	var feeding sync.WaitGroup
 	feeding.Go(func() {

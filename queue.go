@@ -101,8 +101,8 @@ type serverQueue struct {
 	lastConnected time.Time
 }
 
-func newQueue(opts FleetOptions) *queue {
-	q := &queue{retries: opts.Retries, servers: make(map[string]*serverQueue)}
+func newQueue(opts FleetOptions, retries int) *queue {
+	q := &queue{retries: retries, servers: make(map[string]*serverQueue)}
 	q.changed = sync.NewCond(&q.mu)
 	q.bound = func(server string) int {
 		if n := opts.Servers[server]; n > 0 {

@@ -118,6 +118,7 @@ func (r *jsonReport) begin() {}
 
 func (r *jsonReport) event(e skein.Event) {
 	if e.Type != skein.TenantEnded {
+		r.trouble(e)
 		return
 	}
 	res := r.app.told(*e.Result)

@@ -132,6 +132,7 @@ func (m *migrateRun) register(cmd *cobra.Command) {
 	flags.BoolVar(&m.json, "json", false, "one JSON object a line on standard output")
 	m.policy.register(flags)
 	m.limits.register(flags)
+	m.limits.registerTimeout(flags)
 	flags.SortFlags = false
 }
 
@@ -508,6 +509,9 @@ func newDryRunReport(a *app, asJSON bool, total int, collect func(skein.Result))
 }
 
 func (r *dryRunReport) event(e skein.Event) {
+	if r.json != nil {
+		r.json.trouble(e)
+	}
 	if e.Type == skein.TenantEnded {
 		if r.json != nil {
 			j := tenantJSON(*e.Result, true)

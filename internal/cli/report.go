@@ -86,6 +86,7 @@ type textReport struct {
 	same     int // of ok, those with nothing to do
 	failures failures
 	running  map[string]running // by tenant id
+	paused   map[string]pause   // likewise, those that are tried again later
 }
 
 type running struct {
@@ -97,7 +98,7 @@ func newTextReport(a *app, done string, total int) *textReport {
 	r := &textReport{
 		app: a, done: done, total: total,
 		each:    a.verbose || total == 1,
-		running: make(map[string]running),
+		running: make(map[string]running), paused: make(map[string]pause),
 	}
 	return r
 }
@@ -134,6 +135,7 @@ func (r *textReport) line(width int) string {
 			fmt.Fprintf(&b, "  %s left", ui.Took(time.Duration(float64(left)/rate*float64(time.Second))))
 		}
 	}
+	b.WriteString(r.pausedText())
 	if r.app.interrupted() {
 		b.WriteString("  stopping: what has begun ends (once more leaves at once)")
 	}
@@ -168,7 +170,7 @@ func (r *textReport) event(e skein.Event) {
 	r.mu.Lock()
 	line := r.note(e)
 	r.mu.Unlock()
-	if line != "" && !r.silent {
+	if line != "" && (!r.silent || e.Server != "") {
 		r.print(line)
 	}
 }
@@ -183,12 +185,15 @@ func (r *textReport) note(e skein.Event) string {
 		w := r.running[e.Tenant.ID]
 		w.migration, w.since = e.Migration.Name, e.Time
 		r.running[e.Tenant.ID] = w
+	case skein.TenantRetried, skein.ServerCrowded, skein.ServerDown, skein.ServerBack:
+		return r.noteTrouble(e)
 	case skein.MigrationEnded:
 		if r.each && e.Err == nil {
 			return fmt.Sprintf("  %s  %s  %s  %s", ui.Printable(e.Tenant.Slug), e.Direction, ui.Printable(e.Migration.Name), term.OnErr(ui.Dim, ui.Took(e.Duration)))
 		}
 	case skein.TenantEnded:
 		delete(r.running, e.Tenant.ID)
+		delete(r.paused, e.Tenant.ID)
 		r.ended++
 		res := r.app.told(*e.Result)
 		slug := ui.Printable(e.Tenant.Slug)
@@ -197,6 +202,9 @@ func (r *textReport) note(e skein.Event) string {
 			return fmt.Sprintf("%s %s  stopped after %s", term.OnErr(ui.Yellow, "-"), slug, ui.Plural(len(res.Done), "migration"))
 		case res.Err != nil:
 			r.failures.add(res)
+			if _, down := errors.AsType[*skein.ServerDownError](res.Err); down && r.total > 1 {
+				return "" // the server's own line said it for all of them
+			}
 			return fmt.Sprintf("%s %s  %s", term.OnErr(ui.Red, "✗"), term.OnErr(ui.Bold, slug), ui.Printable(oneLine(res.Err)))
 		}
 		r.ok++
@@ -330,7 +338,7 @@ func (a *app) printFailures(f failures) {
 	var groups []*group
 	byText := make(map[string]*group)
 	for _, r := range f.kept {
-		key := r.Err.Error()
+		key := failureKey(r)
 		g := byText[key]
 		if g == nil {
 			g = &group{first: r}

@@ -102,6 +102,7 @@ prompt or by --yes.
 	flags.BoolVar(&asJSON, "json", false, "one JSON object a line on standard output")
 	policy.register(flags)
 	bounds.register(flags)
+	bounds.registerTimeout(flags)
 	flags.SortFlags = false
 	return cmd
 }

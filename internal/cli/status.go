@@ -123,6 +123,7 @@ type statusView struct {
 	groups        map[standKey]*standGroup
 	troubled      []skein.Result // the worst of them
 	troubledTotal int
+	servers       map[string]*serverGroup // that could not be reached
 	notUpToDate   int
 }
 
@@ -132,6 +133,7 @@ func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, f
 		return err
 	}
 	v.total, v.groups = survey.Tenants, make(map[standKey]*standGroup)
+	v.servers = make(map[string]*serverGroup)
 	report := newDryRunReport(v.app, v.json, v.total, v.collect)
 	if v.detailed {
 		report.detail = func(r skein.Result, j *jsonTenant) {
@@ -178,6 +180,10 @@ func (v *statusView) collect(r skein.Result) {
 	if s.State != skein.StateUpToDate {
 		v.notUpToDate++
 	}
+	if unreachable(r.Err) {
+		v.addUnreachable(r)
+		return
+	}
 	if needsPerson(s.State) || len(s.OutOfOrder) > 0 || s.KnexLocked {
 		v.troubledTotal++
 		v.troubled = keepFirst(v.troubled, r, maxNamed, func(x, y skein.Result) int {
@@ -221,11 +227,15 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 	}
 	fmt.Fprintf(out, "\n%s in %s; %s\n", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration), ui.Printable(newest))
 
-	if v.troubledTotal > 0 {
+	if v.troubledTotal > 0 || len(v.servers) > 0 {
 		fmt.Fprintf(out, "\n%s\n", term.OnOut(ui.Bold, "These need a person:"))
 		var t ui.Table
 		for _, r := range v.troubled {
 			t.Row(r.Tenant.Slug, ui.Styled(func(s string) string { return term.OnOut(stateStyle(r.Standing.State), s) }, string(r.Standing.State)), trouble(r))
+		}
+		for _, name := range slices.Sorted(maps.Keys(v.servers)) {
+			g := v.servers[name]
+			t.Row(ui.Names(g.sample, sampleSize, g.count), ui.Styled(func(s string) string { return term.OnOut(ui.Red, s) }, string(skein.StateUnreachable)), g.why)
 		}
 		if err := t.Write(out, "  "); err != nil {
 			return err
@@ -238,6 +248,27 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 		fmt.Fprintf(out, "\nBring them up to date with:  %s\n", ui.Printable(v.behind))
 	}
 	return nil
+}
+
+// A serverGroup is the tenants of a server that could not be reached.
+type serverGroup struct {
+	count  int
+	sample []string
+	why    string
+}
+
+func (v *statusView) addUnreachable(r skein.Result) {
+	server := r.Tenant.Target.Server()
+	g := v.servers[server]
+	if g == nil {
+		g = &serverGroup{}
+		v.servers[server] = g
+	}
+	g.count++
+	g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare)
+	if why := r.Err.Error(); g.why == "" || strings.HasPrefix(why, server) {
+		g.why = why // the server's own error rather than one tenant's
+	}
 }
 
 func stateStyle(s skein.State) ui.Style {

@@ -96,7 +96,13 @@ func (l *limits) register(flags *pflag.FlagSet) {
 	l.flags = flags
 	flags.IntVar(&l.Parallel, "parallel", 0, "tenants worked on at once (default 16, or limits.parallel)")
 	flags.IntVar(&l.PerServer, "per-server", 0, "tenants worked on at once on one database server (default 8, or limits.per_server)")
+	flags.IntVar(&l.Retries, "retries", 0, "how often to try a tenant again that met trouble which may pass (default 5, or limits.retries)")
 	flags.DurationVar(&l.LockWait, "lock-wait", 0, "how long to wait for a tenant that another process is migrating (default 1m, or limits.lock_wait)")
+}
+
+// registerTimeout adds the flag of commands that run migrations.
+func (l *limits) registerTimeout(flags *pflag.FlagSet) {
+	flags.DurationVar(&l.Timeout, "timeout", 0, "how long a migration may take before it is stopped (default any time, or limits.timeout)")
 }
 
 // apply lays the flags that were given over the settings.
@@ -113,6 +119,18 @@ func (l *limits) apply(to *config.Limits) error {
 			return fmt.Errorf("--%s %d is not a number from 1 up", f.name, f.value)
 		}
 		*f.to = f.value
+	}
+	if l.flags.Changed("retries") {
+		if l.Retries < 0 {
+			return fmt.Errorf("--retries %d is less than 0", l.Retries)
+		}
+		to.Retries = l.Retries
+	}
+	if l.flags.Changed("timeout") {
+		if l.Timeout < 0 {
+			return fmt.Errorf("--timeout %s is less than 0", l.Timeout)
+		}
+		to.Timeout = l.Timeout
 	}
 	if l.flags.Changed("lock-wait") {
 		if l.LockWait < 0 {
@@ -140,6 +158,8 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 		PerServer: w.cfg.Limits.PerServer,
 		Servers:   servers,
 		LockWait:  w.cfg.Limits.LockWait,
+		Retries:   w.cfg.Limits.Retries,
+		Timeout:   w.cfg.Limits.Timeout,
 		Stop:      w.app.stop,
 		Listener:  listen,
 	})

@@ -114,6 +114,8 @@ type Limits struct {
 	Parallel         int
 	PerServer        int
 	LockWait         time.Duration
+	Retries          int
+	Timeout          time.Duration // of a migration, 0: none
 	LockTimeout      time.Duration
 	StatementTimeout time.Duration
 	ConnectTimeout   time.Duration
@@ -158,6 +160,8 @@ type file struct {
 		Parallel         int       `yaml:"parallel"`
 		PerServer        int       `yaml:"per_server"`
 		LockWait         *duration `yaml:"lock_wait"`
+		Retries          *int      `yaml:"retries"`
+		Timeout          *duration `yaml:"timeout"`
 		LockTimeout      *duration `yaml:"lock_timeout"`
 		StatementTimeout *duration `yaml:"statement_timeout"`
 		ConnectTimeout   *duration `yaml:"connect_timeout"`
@@ -365,11 +369,32 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 		Parallel:         number("SKEIN_PARALLEL", "limits.parallel", f.Limits.Parallel, 16),
 		PerServer:        number("SKEIN_PER_SERVER", "limits.per_server", f.Limits.PerServer, 8),
 		LockWait:         period("SKEIN_LOCK_WAIT", f.Limits.LockWait, time.Minute),
+		Retries:          retries(f, at, env, &errs),
+		Timeout:          period("SKEIN_TIMEOUT", f.Limits.Timeout, 0),
 		LockTimeout:      period("SKEIN_LOCK_TIMEOUT", f.Limits.LockTimeout, 5*time.Second),
 		StatementTimeout: period("SKEIN_STATEMENT_TIMEOUT", f.Limits.StatementTimeout, 0),
 		ConnectTimeout:   period("SKEIN_CONNECT_TIMEOUT", f.Limits.ConnectTimeout, 10*time.Second),
 	}
 	return errors.Join(errs...)
+}
+
+// retries is limits.retries, which unlike other numbers may be 0.
+func retries(f file, at lines, env Environment, errs *[]error) int {
+	if v, ok := env("SKEIN_RETRIES"); ok && v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 {
+			*errs = append(*errs, fmt.Errorf("SKEIN_RETRIES=%q is not a number from 0 up", v))
+		}
+		return n
+	}
+	n := f.Limits.Retries
+	switch {
+	case n == nil:
+		return 5
+	case *n < 0:
+		*errs = append(*errs, at.errorf("limits.retries", "%d is not a number from 0 up", *n))
+	}
+	return *n
 }
 
 // Resolve is a path of the settings as this process can open it.
