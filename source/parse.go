@@ -10,7 +10,8 @@ import (
 // parsed is what a file's annotations make of it.
 type parsed struct {
 	up, down      *skein.Section
-	noTransaction bool // goose's, which is said of the whole file
+	noTransaction bool           // goose's, which is said of the whole file
+	timeouts      skein.Timeouts // said of the whole file
 	errs          Errors
 }
 
@@ -29,7 +30,12 @@ func parse(path, text string) parsed {
 		if n := strings.IndexByte(text[at:], '\n'); n >= 0 {
 			end = at + n + 1
 		}
-		if a, msg := readAnnotation(strings.TrimRight(text[at:end], " \t\n")); msg != "" {
+		this := strings.TrimRight(text[at:end], " \t\n")
+		if words, ok, msg := readDirective(this); msg != "" {
+			p.fail(line, "%s", msg)
+		} else if ok {
+			p.direct(words, line, text[:at])
+		} else if a, msg := readAnnotation(this); msg != "" {
 			p.fail(line, "%s", msg)
 		} else if a.verb != "" {
 			p.take(a, line, text[:at], end)
@@ -42,11 +48,10 @@ func parse(path, text string) parsed {
 	if p.up != nil && p.down != nil && p.down.Line < p.up.Line {
 		p.fail(p.down.Line-1, "the down section is above the up section: put it below")
 	}
-	if p.noTransaction {
-		for _, s := range []*skein.Section{p.up, p.down} {
-			if s != nil {
-				s.NoTransaction = true
-			}
+	for _, s := range []*skein.Section{p.up, p.down} {
+		if s != nil {
+			s.NoTransaction = s.NoTransaction || p.noTransaction
+			s.Timeouts = orElse(s.Timeouts, p.timeouts)
 		}
 	}
 	return p.parsed

@@ -193,7 +193,7 @@ func (l *loader) readFolder(f folder) {
 		case upFile:
 			m := &skein.Migration{Name: name, Path: path, Kind: skein.SQL}
 			if up, ok := l.readSide(path, text, skein.Up); ok {
-				m.Up, m.Checksum = up, checksum(up.SQL)
+				m.Up, m.Checksum = up, checksum(withoutDirectives(up.SQL))
 			}
 			ups = append(ups, m)
 			l.add(m)
@@ -201,7 +201,7 @@ func (l *loader) readFolder(f folder) {
 			singles = append(singles, name)
 			m := &skein.Migration{Name: name, Path: path, Kind: skein.SQL}
 			if up, down, ok := l.readBoth(path, text); ok {
-				m.Up, m.Down, m.Checksum = up, down, checksum(up.SQL)
+				m.Up, m.Down, m.Checksum = up, down, checksum(withoutDirectives(up.SQL))
 			}
 			l.add(m)
 		}
@@ -454,7 +454,7 @@ func (l *loader) readSide(path, text string, side skein.Direction) (*skein.Secti
 		return nil, false
 	}
 	if section == nil {
-		section = &skein.Section{SQL: text, Path: path, Line: 1, NoTransaction: f.noTransaction}
+		section = &skein.Section{SQL: text, Path: path, Line: 1, NoTransaction: f.noTransaction, Timeouts: f.timeouts}
 	}
 	if side == skein.Down {
 		return withStatements(section), true
