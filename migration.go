@@ -76,6 +76,9 @@ type Timeouts struct {
 	Lock, Statement, Idle *time.Duration
 }
 
+// IsZero says whether none is set.
+func (t Timeouts) IsZero() bool { return t == Timeouts{} }
+
 // A Statement is one statement of a section, as an engine sends it.
 type Statement struct {
 	Text string

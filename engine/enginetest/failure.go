@@ -250,6 +250,51 @@ var errorTests = []namedTest{
 			t.Error("a statement that did not begin is said to have stayed")
 			return
 		}
+		if r, recorded := s.records(t, target)[m.Name]; recorded {
+			t.Errorf("it is recorded: %+v", r)
+		}
+		apply(t, e, session, m, skein.Up, 2)
+	}},
+
+	{"OwnTimeouts", func(t *testing.T, s *suite) {
+		// A migration's own timeouts go before the session's, and are gone after
+		// it.
+		target := s.NewTarget(t)
+		s.applyAll(t, target, migration("1.sql", table("one"), ""))
+		opts := s.options()
+		opts.LockTimeout, opts.StatementTimeout = 4*time.Second, time.Minute
+		e := s.New(opts)
+		session := s.open(t, e, target)
+		lock(t, session)
+		short, none := time.Second, time.Duration(0)
+		alter := func(name string, own skein.Timeouts, from, to time.Duration) {
+			t.Helper()
+			m := migration(name, "ALTER TABLE one ADD COLUMN c"+strings.TrimSuffix(name, ".sql")+" integer", "")
+			m.Up.Timeouts = own
+			release := s.LockTable(t, target, "one")
+			start := time.Now()
+			_, err := session.Apply(t.Context(), step(t, e, m, skein.Up, 2))
+			took := time.Since(start)
+			release()
+			wantClass(t, target, err, skein.Busy)
+			if took < from || took > to {
+				t.Errorf("with the timeouts of %s a table was waited for %s, not %s to %s", name, took, from, to)
+			}
+			if _, recorded := s.records(t, target)[m.Name]; recorded {
+				t.Errorf("%s did nothing, and is recorded", name)
+			}
+		}
+		alter("2.sql", skein.Timeouts{Lock: &short}, 900*time.Millisecond, 3500*time.Millisecond)
+		alter("3.sql", skein.Timeouts{}, 3500*time.Millisecond, 4*time.Second+prompt)
+
+		slow := migration("4.sql", s.Slow, "")
+		slow.Up.Timeouts = skein.Timeouts{Lock: &none, Statement: &short, Idle: &none}
+		within(t, short+prompt, "a statement that takes too long", func() {
+			_, err := session.Apply(t.Context(), step(t, e, slow, skein.Up, 2))
+			wantClass(t, target, err, skein.Permanent)
+		})
+		m := noTransaction(migration("5.sql", "ALTER TABLE one ADD COLUMN c5 integer;\n"+table("five"), ""))
+		m.Up.Timeouts = skein.Timeouts{Lock: &none, Statement: &none}
 		apply(t, e, session, m, skein.Up, 2)
 	}},
 

@@ -26,7 +26,14 @@ const sentAlong = ";SET @skein_ran="
 func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
 	start := time.Now()
 	s.used = true
-	var err error
+	var own skein.Timeouts
+	if section := step.Migration.Section(step.Direction); section != nil {
+		own = section.Timeouts
+	}
+	err := s.bound(ctx, own)
+	if err != nil {
+		return skein.StepResult{}, err
+	}
 	if transactional(step) {
 		err = s.transaction(ctx, step)
 	} else {

@@ -49,8 +49,8 @@ var _ skein.Engine = (*Engine)(nil)
 // New makes an engine.
 //
 // LockTimeout is rounded up to whole seconds, which is what the servers count
-// in. StatementTimeout bounds every statement on MariaDB; MySQL has a bound for
-// SELECT alone.
+// in, and so is IdleTimeout, which only MariaDB has. StatementTimeout bounds
+// every statement on MariaDB; MySQL has a bound for SELECT alone.
 func New(opts skein.SessionOptions) *Engine {
 	if opts.KnexTable == "" {
 		opts.KnexTable = skein.DefaultKnexTable

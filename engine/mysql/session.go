@@ -46,6 +46,8 @@ type session struct {
 	guarded bool
 	// recorded says that the history table exists.
 	recorded bool
+	// bounded says that the timeouts may be those of a migration.
+	bounded bool
 	// used says that something was applied, which may have changed any of the
 	// session's settings.
 	used bool
@@ -182,16 +184,80 @@ func (s *session) settings() string {
 	// The login named utf8mb4 with a collation that every server knows; this is
 	// the server's own for it, as mysql and mariadb set it.
 	b.WriteString("SET NAMES utf8mb4;SET autocommit=1")
-	if t := s.engine.opts.LockTimeout; t > 0 {
-		seconds := strconv.FormatInt(int64((t+time.Second-1)/time.Second), 10)
-		b.WriteString(",lock_wait_timeout=" + seconds + ",innodb_lock_wait_timeout=" + seconds)
+	opts := s.engine.opts
+	if opts.LockTimeout > 0 {
+		b.WriteString(lockTimeout(&opts.LockTimeout))
 	}
-	if t := s.engine.opts.StatementTimeout; t > 0 {
-		// The first is a comment for MySQL, the second for MariaDB.
-		fmt.Fprintf(&b, " /*M!100101 ,max_statement_time=%.6f */ /*!50708 ,max_execution_time=%d */", t.Seconds(), max(t.Milliseconds(), 1))
+	if opts.StatementTimeout > 0 {
+		b.WriteString(statementTimeout(&opts.StatementTimeout))
+	}
+	if opts.IdleTimeout > 0 {
+		b.WriteString(idleTimeout(&opts.IdleTimeout))
 	}
 	b.WriteString(";")
 	return b.String()
+}
+
+// The settings that bound what a session may do, as they follow others in a SET.
+// Nil is the server's own, 0 none at all.
+
+func lockTimeout(t *time.Duration) string {
+	const none = 365 * 24 * time.Hour // the largest lock_wait_timeout
+	value := seconds(t, none)
+	return ",lock_wait_timeout=" + value + ",innodb_lock_wait_timeout=" + value
+}
+
+// What begins with M! is a comment for MySQL, and what begins with 50708 one for
+// MariaDB.
+
+func statementTimeout(t *time.Duration) string {
+	if t == nil {
+		return " /*M!100101 ,max_statement_time=DEFAULT */ /*!50708 ,max_execution_time=DEFAULT */"
+	}
+	milliseconds := t.Milliseconds()
+	if *t > 0 {
+		milliseconds = max(milliseconds, 1) // 0 is none
+	}
+	return fmt.Sprintf(" /*M!100101 ,max_statement_time=%.6f */ /*!50708 ,max_execution_time=%d */", t.Seconds(), milliseconds)
+}
+
+// idleTimeout bounds a transaction in which nothing happens, which MySQL cannot.
+func idleTimeout(t *time.Duration) string {
+	return " /*M!100300 ,idle_transaction_timeout=" + seconds(t, 0) + " */"
+}
+
+// seconds is a time in whole seconds, rounded up.
+func seconds(t *time.Duration, none time.Duration) string {
+	if t == nil {
+		return "DEFAULT"
+	}
+	if *t <= 0 {
+		t = &none
+	}
+	return strconv.FormatInt(int64((*t+time.Second-1)/time.Second), 10)
+}
+
+// bound sets the timeouts of a migration, in a flight of its own if it has some
+// or the one before it had.
+func (s *session) bound(ctx context.Context, own skein.Timeouts) error {
+	if own.IsZero() && !s.bounded {
+		return nil
+	}
+	opts := s.engine.opts
+	either := func(own *time.Duration, opts time.Duration) *time.Duration {
+		if own == nil && opts > 0 {
+			return &opts
+		}
+		return own
+	}
+	s.bounded = true
+	err := s.flight(ctx, "SET @skein_bounded=1"+lockTimeout(either(own.Lock, opts.LockTimeout))+
+		statementTimeout(either(own.Statement, opts.StatementTimeout))+idleTimeout(either(own.Idle, opts.IdleTimeout)), nil)
+	if err != nil {
+		return fmt.Errorf("set the migration's timeouts: %w", err)
+	}
+	s.bounded = !own.IsZero()
+	return nil
 }
 
 // text is a value as text, empty for null.

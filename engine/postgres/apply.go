@@ -21,14 +21,47 @@ func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult,
 		return skein.StepResult{}, errNotLocked
 	}
 	start := time.Now()
+	section := step.Migration.Section(step.Direction)
 	var err error
-	if section := step.Migration.Section(step.Direction); section != nil && section.NoTransaction {
+	if section != nil {
+		err = s.setTimeouts(ctx, section.Timeouts)
+	}
+	if err != nil {
+		return skein.StepResult{}, err
+	}
+	if section != nil && section.NoTransaction {
 		err = stepwise.Run(ctx, step, &stepRunner{session: s, step: step, start: start})
 	} else {
 		err = s.applyInTransaction(ctx, step)
 	}
 	s.needsReset = true
 	return skein.StepResult{Duration: time.Since(start)}, err
+}
+
+// setTimeouts bounds the session as a migration demands; the reset that is due
+// after each migration undoes it. It is a message of its own, because a server
+// before PostgreSQL 13 counts the time of all statements of a message together,
+// by the timeout that was in force at its beginning.
+func (s *session) setTimeouts(ctx context.Context, t skein.Timeouts) error {
+	if t.IsZero() {
+		return nil
+	}
+	var m script
+	s.prepare(&m)
+	for _, setting := range []struct {
+		name  string
+		value *time.Duration
+	}{{lockTimeout, t.Lock}, {statementTimeout, t.Statement}, {idleTimeout, t.Idle}} {
+		if setting.value != nil {
+			m.add(setup, "SET "+setting.name+" TO "+milliseconds(*setting.value))
+		}
+	}
+	s.needsReset = true
+	if results, err := s.run(ctx, &m); err != nil {
+		return s.ownError(ctx, &m, results, err)
+	}
+	s.prepared()
+	return nil
 }
 
 // applyInTransaction sends the migration and its history row as one transaction

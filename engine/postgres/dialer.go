@@ -137,14 +137,31 @@ func connectionOptions() map[string]string {
 	}
 }
 
+// The settings that bound what a session may do.
+const (
+	lockTimeout      = "lock_timeout"
+	statementTimeout = "statement_timeout"
+	idleTimeout      = "idle_in_transaction_session_timeout"
+)
+
+// milliseconds is the value of a timeout. What is less than one would be 0,
+// which is no timeout at all.
+func milliseconds(d time.Duration) string {
+	if d <= 0 {
+		return "0"
+	}
+	return strconv.FormatInt(max(1, d.Milliseconds()), 10)
+}
+
 // newConfig is the configuration for a target's server and options, without the
 // target's database, user and password.
 func newConfig(opts skein.SessionOptions, target skein.Target) (*pgconn.Config, error) {
 	runtime := map[string]string{"application_name": "skein"}
-	for name, d := range map[string]time.Duration{"lock_timeout": opts.LockTimeout, "statement_timeout": opts.StatementTimeout} {
+	for name, d := range map[string]time.Duration{
+		lockTimeout: opts.LockTimeout, statementTimeout: opts.StatementTimeout, idleTimeout: opts.IdleTimeout,
+	} {
 		if d > 0 {
-			// Less than a millisecond would be 0, which is no timeout at all.
-			runtime[name] = strconv.FormatInt(max(1, d.Milliseconds()), 10)
+			runtime[name] = milliseconds(d)
 		}
 	}
 	connection := connectionOptions()

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +31,10 @@ type session struct {
 	// temporary tables in conn. What comes next must not depend on whether it
 	// runs in the same session, so that it gets a new connection.
 	used bool
+	// bounded says that the connection's busy timeout is a migration's.
+	bounded bool
+	// statementTimeout is that of the migration that runs, 0: none.
+	statementTimeout time.Duration
 }
 
 var (
@@ -205,6 +211,9 @@ func (s *session) writeRecord(ctx context.Context, statement string, r skein.Rec
 func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
 	start := time.Now()
 	if err := s.renew(ctx); err != nil {
+		return skein.StepResult{}, err
+	}
+	if err := s.bound(ctx, step.Migration.Section(step.Direction).Timeouts); err != nil {
 		return skein.StepResult{}, err
 	}
 	s.used = leavesTraces(step)
@@ -395,9 +404,33 @@ func (s *steps) TakeBack(ctx context.Context) error {
 	return s.exec(ctx, deleteRecord, s.step.Migration.Name)
 }
 
+// bound sets the timeouts of a migration, its own or the engine's.
+func (s *session) bound(ctx context.Context, own skein.Timeouts) error {
+	s.statementTimeout = s.engine.opts.StatementTimeout
+	if own.Statement != nil {
+		s.statementTimeout = *own.Statement
+	}
+	if own.Lock == nil && !s.bounded {
+		return nil
+	}
+	busy := s.engine.opts.LockTimeout
+	if own.Lock != nil {
+		busy = *own.Lock
+	}
+	milliseconds := max(1, busy.Milliseconds())
+	if busy == 0 {
+		milliseconds = math.MaxInt32 // as good as no bound
+	}
+	if err := s.exec(ctx, "PRAGMA busy_timeout = "+strconv.FormatInt(milliseconds, 10)); err != nil {
+		return fmt.Errorf("set the migration's timeouts: %w", err)
+	}
+	s.bounded = own.Lock != nil
+	return nil
+}
+
 // run runs one statement of a migration, to its end and within its time.
 func (s *session) run(ctx context.Context, statement string) error {
-	limit := s.engine.opts.StatementTimeout
+	limit := s.statementTimeout
 	if limit <= 0 {
 		return s.exec(ctx, statement)
 	}

@@ -47,7 +47,7 @@ var _ skein.Engine = (*Engine)(nil)
 
 // New makes the engine. LockTimeout, five seconds if it is 0, is how long a
 // statement waits for somebody else who writes to the file. ConnectTimeout
-// bounds nothing here.
+// and IdleTimeout bound nothing here.
 func New(opts skein.SessionOptions) *Engine {
 	if opts.LockTimeout <= 0 {
 		opts.LockTimeout = defaultBusyTimeout

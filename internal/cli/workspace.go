@@ -60,6 +60,7 @@ func (w *workspace) engines() []skein.Engine {
 		ConnectTimeout:   w.cfg.Limits.ConnectTimeout,
 		LockTimeout:      w.cfg.Limits.LockTimeout,
 		StatementTimeout: w.cfg.Limits.StatementTimeout,
+		IdleTimeout:      w.cfg.Limits.IdleTimeout,
 		KnexTable:        w.cfg.Migrations.Table,
 		By:               whoami(),
 		Tool:             "skein " + w.app.Version,

@@ -118,6 +118,7 @@ type Limits struct {
 	Timeout          time.Duration // of a migration, 0: none
 	LockTimeout      time.Duration
 	StatementTimeout time.Duration
+	IdleTimeout      time.Duration // of a transaction
 	ConnectTimeout   time.Duration
 }
 
@@ -164,6 +165,7 @@ type file struct {
 		Timeout          *duration `yaml:"timeout"`
 		LockTimeout      *duration `yaml:"lock_timeout"`
 		StatementTimeout *duration `yaml:"statement_timeout"`
+		IdleTimeout      *duration `yaml:"idle_timeout"`
 		ConnectTimeout   *duration `yaml:"connect_timeout"`
 	} `yaml:"limits"`
 }
@@ -373,6 +375,7 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 		Timeout:          period("SKEIN_TIMEOUT", f.Limits.Timeout, 0),
 		LockTimeout:      period("SKEIN_LOCK_TIMEOUT", f.Limits.LockTimeout, 5*time.Second),
 		StatementTimeout: period("SKEIN_STATEMENT_TIMEOUT", f.Limits.StatementTimeout, 0),
+		IdleTimeout:      period("SKEIN_IDLE_TIMEOUT", f.Limits.IdleTimeout, time.Minute),
 		ConnectTimeout:   period("SKEIN_CONNECT_TIMEOUT", f.Limits.ConnectTimeout, 10*time.Second),
 	}
 	return errors.Join(errs...)
