@@ -21,11 +21,16 @@ import (
 type lines map[string]place
 
 type place struct {
-	path string
-	line int
+	path    string
+	line    int
+	written string // a single value as the file has it, with the names of variables
 }
 
 func (l lines) has(key string) bool { _, ok := l[key]; return ok }
+
+// written is a value as the file has it: what a variable holds may be a secret
+// in the wrong place, and is in no error.
+func (l lines) written(key string) string { return l[key].written }
 
 // errorf is an error about a key's value, which names the file and line if the
 // value came from the file.
@@ -88,10 +93,12 @@ func (p *parser) walk(n *yaml.Node, t reflect.Type, key string) {
 		t = t.Elem()
 	}
 	if n.Kind == yaml.AliasNode {
-		n = n.Alias
+		// It may lead to itself, and its variables would be put in twice.
+		p.errorf(n, "%s: *%s stands for another value: write it out", key, n.Value)
+		return
 	}
 	if key != "" {
-		p.at[key] = place{p.path, n.Line}
+		p.at[key] = place{p.path, n.Line, n.Value}
 	}
 	isNull := n.Kind == yaml.ScalarNode && n.Tag == "!!null"
 	switch t.Kind() {
@@ -124,7 +131,7 @@ func (p *parser) walk(n *yaml.Node, t reflect.Type, key string) {
 				return
 			}
 			p.walk(v, ft, child)
-			p.at[child] = place{p.path, k.Line}
+			p.at[child] = place{p.path, k.Line, p.at.written(child)}
 		})
 	case reflect.Map:
 		if isNull {
@@ -136,7 +143,7 @@ func (p *parser) walk(n *yaml.Node, t reflect.Type, key string) {
 		}
 		p.pairs(n, key, func(k *yaml.Node, v *yaml.Node, child string) {
 			p.walk(v, t.Elem(), child)
-			p.at[child] = place{p.path, k.Line}
+			p.at[child] = place{p.path, k.Line, p.at.written(child)}
 		})
 	case reflect.Slice:
 		switch n.Kind {
@@ -156,7 +163,7 @@ func (p *parser) walk(n *yaml.Node, t reflect.Type, key string) {
 		}
 		p.expand(n, key)
 		if err := fits(n, t); err != "" {
-			p.errorf(n, "%s: %q %s", key, n.Value, err)
+			p.errorf(n, "%s: %q %s", key, p.at.written(key), err)
 		}
 	}
 }
