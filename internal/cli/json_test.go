@@ -80,7 +80,7 @@ func (d documented) check(lines string) error {
 			return fmt.Errorf("line %d is not a JSON object: %w", n, err)
 		}
 		event, _ := object["event"].(string)
-		name := map[string]string{"tenant": "tenant", "summary": "summary", "error": "fault", "retry": "retry", "server": "server", "check": "check", "": "listed tenant"}[event]
+		name := map[string]string{"tenant": "tenant", "summary": "summary", "error": "fault", "retry": "retry", "server": "server", "check": "check", "provisioned": "provisioned", "deprovisioned": "deprovisioned", "keys": "keys", "rotation": "rotation", "": "listed tenant"}[event]
 		if err := d.checkObject(name, object); err != nil {
 			return fmt.Errorf("line %d: %w\n%s", n, err, line)
 		}

@@ -133,17 +133,22 @@ It ends with 1 if some cannot be opened.
 				return err
 			}
 			if asJSON {
+				for _, res := range c.unreadable.kept {
+					if err := a.writeJSON(tenantJSON(res, false)); err != nil {
+						return err
+					}
+				}
 				err = a.writeJSON(c.json(ring))
 			} else {
 				err = a.printCensus(c, ring)
 			}
-			if err == nil && c.unreadable > 0 {
+			if err == nil && c.unreadable.total > 0 {
 				err = errFailed
 			}
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object on standard output")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line on standard output")
 	return cmd
 }
 
@@ -181,8 +186,7 @@ func (a *app) openKeys(ctx context.Context, write secret.WriteMode) (*workspace,
 type census struct {
 	tenants    int
 	missing    int
-	unreadable int
-	sample     []string // the first slugs of these
+	unreadable failures
 	values     map[valueKind]int
 }
 
@@ -203,13 +207,17 @@ func takeCensus(ctx context.Context, store *central.Store) (census, error) {
 		case p.Missing:
 			c.missing++
 		case p.Err != nil:
-			c.unreadable++
-			c.sample = keepFirst(c.sample, p.Tenant.Slug, sampleSize, strings.Compare)
+			c.unreadable.add(unusable(p.Tenant, p.Err))
 		default:
 			c.values[valueKind{p.Sealed, p.KeyID}]++
 		}
 	}
 	return c, nil
+}
+
+// unusable is the result of a tenant that could not be worked on.
+func unusable(t skein.Tenant, err error) skein.Result {
+	return skein.Result{Tenant: t, Standing: skein.Standing{State: skein.StateUnreachable}, Err: err}
 }
 
 // old is how many passwords are under another key than the current one.
@@ -257,9 +265,9 @@ func (a *app) printCensus(c census, ring *secret.Keyring) error {
 		}
 		t.Row(ui.Count(c.values[k]), k.form(ring), k.keyID+", "+which)
 	}
-	if c.unreadable > 0 {
+	if n := c.unreadable.total; n > 0 {
 		red := func(s string) string { return a.term.OnOut(ui.Red, s) }
-		t.Row(ui.Count(c.unreadable), ui.Styled(red, "cannot be opened"), ui.Names(c.sample, sampleSize, c.unreadable))
+		t.Row(ui.Count(n), ui.Styled(red, "cannot be opened"), ui.Names(c.unreadable.slugs(func(skein.Result) bool { return true }), sampleSize, n))
 	}
 	if c.missing > 0 {
 		t.Row(ui.Count(c.missing), "none", "")
@@ -268,8 +276,9 @@ func (a *app) printCensus(c census, ring *secret.Keyring) error {
 		return err
 	}
 	a.printOld(c, ring)
-	if c.unreadable > 0 {
-		fmt.Fprintln(a.Out, "Why some cannot be opened:  skein tenants check")
+	if c.unreadable.total > 0 {
+		fmt.Fprintln(a.Out)
+		a.printFailures(c.unreadable)
 	}
 	return nil
 }
@@ -280,7 +289,7 @@ func (a *app) printOld(c census, ring *secret.Keyring) {
 	switch {
 	case n > 0:
 		fmt.Fprintf(a.Out, "\n%s still under the previous key. Encrypt them anew with:  skein keys rotate\n", are(n))
-	case len(ring.KeyIDs()) > 1 && c.unreadable == 0:
+	case len(ring.KeyIDs()) > 1 && c.unreadable.total == 0:
 		fmt.Fprintf(a.Out, "\nNo password needs the previous key any more: remove encryption.previous_key (or DB_ENCRYPTION_KEY_PREVIOUS)\n")
 	}
 }
@@ -312,7 +321,7 @@ type jsonValue struct {
 func (c census) json(ring *secret.Keyring) jsonKeys {
 	j := jsonKeys{
 		Event: "keys", Current: ring.Current(), Previous: ring.KeyIDs()[1:],
-		Tenants: c.tenants, WithoutPassword: c.missing, Unreadable: c.unreadable, UnderPrevious: c.old(ring),
+		Tenants: c.tenants, WithoutPassword: c.missing, Unreadable: c.unreadable.total, UnderPrevious: c.old(ring),
 	}
 	for _, k := range c.kinds(ring) {
 		j.Values = append(j.Values, jsonValue{Form: k.form(ring), Key: k.keyID, Passwords: c.values[k]})
@@ -428,7 +437,7 @@ func (r *keyRotation) run(ctx context.Context, to secret.WriteMode, bounds *limi
 	}
 	out, err := rotation.Rewrite(ctx, a.stop, func(t skein.Tenant) {
 		r.changed = keepFirst(r.changed, t.Slug, sampleSize, strings.Compare)
-		r.tell(skein.Result{Tenant: t, Standing: skein.Standing{State: skein.StateUnreachable}, Err: errMeanwhile})
+		r.tell(unusable(t, errMeanwhile))
 	})
 	r.result.Rewritten, r.result.Already, r.result.Changed, r.result.Interrupted = out.Rewritten, out.Already, out.Changed, out.Interrupted
 	if err != nil {
@@ -456,7 +465,7 @@ func (r *keyRotation) try(ctx context.Context, rotation *central.Rotation) error
 		return err
 	}
 	failed := func(t skein.Tenant, err error) {
-		res := skein.Result{Tenant: t, Standing: skein.Standing{State: skein.StateUnreachable}, Err: err}
+		res := unusable(t, err)
 		r.failures.add(res)
 		r.tell(res)
 	}
@@ -512,6 +521,15 @@ func (r *keyRotation) tell(res skein.Result) {
 	if r.json {
 		r.writeErr = cmp.Or(r.writeErr, r.app.writeJSON(tenantJSON(res, false)))
 	}
+}
+
+// outOfReach says whether an error says nothing of a password.
+func outOfReach(err error) bool {
+	switch skein.ErrorClass(err) {
+	case skein.Unreachable, skein.ConnectionLost, skein.Transient:
+		return true
+	}
+	return false
 }
 
 // candidates are the tenants to be connected to.
@@ -574,8 +592,8 @@ func (r *keyRotation) print(after *census) {
 	switch {
 	case res.Failed > 0:
 		fmt.Fprintf(out, "%s of %s cannot be %s: nothing was changed\n", a.term.OnOut(ui.Red, ui.Count(res.Failed)), ui.Plural(res.Tried, "password"), how)
-		if !r.noConnect {
-			fmt.Fprintln(out, "Put them right, or if they are known to be good and only cannot be reached:  skein keys rotate --no-connect")
+		if !slices.ContainsFunc(r.failures.kept, func(res skein.Result) bool { return !outOfReach(res.Err) }) {
+			fmt.Fprintln(out, "If these servers are to stay out of reach, rotate without connecting:  skein keys rotate --no-connect")
 		}
 	case res.Interrupted && res.Rewritten == 0:
 		fmt.Fprintf(out, "%s: nothing was changed\n", a.term.OnOut(ui.Yellow, "Interrupted"))
