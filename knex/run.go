@@ -125,7 +125,7 @@ func (a *attempt) run(ctx context.Context, w *worker) error {
 			case e.mark:
 				marks++
 			case e.message == nil:
-				a.knex.Output(a.current(), clean(e.line, a.target))
+				a.print(e)
 			case e.message.Type == "done", e.message.Type == "failed", e.message.Type == "broken":
 				ending = e.message
 				timer.Reset(stopTimeout) // for the rest of the output
@@ -185,12 +185,13 @@ func (a *attempt) hear(ctx context.Context, w *worker, m *message, timer *time.T
 	return nil
 }
 
-// current is the migration under way, nil between two.
-func (a *attempt) current() *skein.Migration {
-	if a.at < 0 {
-		return nil
+// print hands on a line of output.
+func (a *attempt) print(e event) {
+	var step *skein.Migration
+	if e.step >= 0 && e.step < len(a.knex.Steps) {
+		step = a.knex.Steps[e.step]
 	}
-	return a.knex.Steps[a.at]
+	a.knex.Output(step, clean(e.line, a.target))
 }
 
 // end makes of the last message what came of the run.
@@ -259,7 +260,7 @@ func (a *attempt) cutOff(ctx context.Context, w *worker, err error) error {
 	for e := range w.events {
 		switch {
 		case e.message == nil && !e.mark:
-			a.knex.Output(a.current(), clean(e.line, a.target))
+			a.print(e)
 		case e.message != nil && e.message.Type == "session":
 			a.sessions = append(a.sessions, e.message.ID)
 		case e.message != nil && e.message.Type == "end":

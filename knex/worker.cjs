@@ -19,10 +19,12 @@ const reallyExit = process.reallyExit.bind(process);
 const { parse, stringify } = JSON;
 const { setTimeout, clearTimeout, setImmediate, Promise } = globalThis;
 const writeSync = fs.writeSync;
+const hrtime = process.hrtime.bigint;
 
 let token = '';
 let project; // what open found
 let tenant; // the run under way
+let opening = false;
 
 function send(message) {
   writeAll(4, token + stringify(message) + '\n');
@@ -42,18 +44,18 @@ function writeAll(fd, text) {
 // leave ends the process without what migrations registered for its exit.
 function leave() {
   try {
-    markOutput();
+    markOutput('-');
   } finally {
     reallyExit(1);
   }
 }
 
-// markOutput marks where the output of a run begins and ends, on both streams:
-// what is written outside is nobody's.
-function markOutput() {
+// markOutput says whose output follows, on both streams: that of the run (+), of
+// one of its steps (the number), or nobody's (-).
+function markOutput(whose) {
   for (const fd of [1, 2]) {
     try {
-      writeAll(fd, '\n' + token + '\n');
+      writeAll(fd, '\n' + token + whose + '\n');
     } catch {
       // The migration has closed the stream.
     }
@@ -154,7 +156,7 @@ async function openKnexfile() {
     if (config === null || typeof config !== 'object') throw new TypeError('it exports no configuration');
     project.configs = config;
   } catch (err) {
-    throw Object.assign(new Error(`${relative(file)} cannot be loaded: ${firstLine(err)}`), { cause: err, stack: err && err.stack });
+    throw Object.assign(new Error(`${relative(file)} cannot be loaded: ${brief(err)}`), { cause: err, stack: err && err.stack });
   }
 }
 
@@ -171,6 +173,12 @@ function findKnexfile(from) {
 function relative(file) {
   const from = path.relative(project.options.dir, file);
   return from.startsWith('..') ? file : from;
+}
+
+// brief is an error's text for one line: what compilers say has several.
+function brief(err) {
+  const text = err && err.message !== undefined ? String(err.message) : String(err);
+  return text.split('\n').map((line) => line.trim()).filter(Boolean).slice(0, 4).join(' ').slice(0, 500);
 }
 
 function firstLine(err) {
@@ -275,8 +283,7 @@ async function tenantConfig(run) {
   switch (run.engine) {
     case 'postgres':
       config.connection = { ...given, ...(await postgres(run.target, given)) };
-      config.searchPath = searchPath(own, run.target);
-      if (config.searchPath === undefined) delete config.searchPath;
+      setSearchPath(config, searchPath(own, run.target), run);
       break;
     case 'mysql':
       config.connection = { ...given, ...mysql(run.target, given) };
@@ -305,6 +312,19 @@ function checkTable(migrations, run) {
   delete migrations.schemaName;
 }
 
+function setSearchPath(config, names, run) {
+  if (names === undefined) {
+    delete config.searchPath;
+  } else if (!run.target.schema.includes('"')) {
+    config.searchPath = names;
+  } else {
+    // Some versions of Knex do not look into the names that they put quotes
+    // around.
+    delete config.searchPath;
+    run.settings = [run.settings, 'SET search_path TO ' + names.map((name) => '"' + name.replaceAll('"', '""') + '"').join(', ')].filter(Boolean).join('; ');
+  }
+}
+
 function searchPath(own, target) {
   if (!target.schema) {
     if (own.searchPath === undefined) return undefined;
@@ -313,8 +333,7 @@ function searchPath(own, target) {
     throw new Error(`${relative(project.knexfile)} has the searchPath ${stringify(own.searchPath)}, and the tenant has no schema: give the tenant the schema ${first}, so that Skein looks there too`);
   }
   const rest = target.options.search_path === undefined ? 'public' : target.options.search_path;
-  // Knex puts quotes around each name and does not look into it.
-  return [target.schema.replaceAll('"', '""'), ...splitPath(rest)];
+  return [target.schema, ...splitPath(rest)];
 }
 
 // splitPath splits a search path at its commas, as PostgreSQL reads it.
@@ -431,16 +450,16 @@ async function run(request) {
   const t = tenant;
   let knex;
   let answer;
-  markOutput();
+  markOutput('+');
   try {
     const config = await tenantConfig(request);
     const steps = [];
     for (const file of request.files) steps.push({ name: file.name, content: await load(file) });
     const atomic = !config.migrations.disableTransactions && request.direction === 'up' && steps.every((s) => ownTransaction(s.content, false));
     t.atomic = atomic;
-    remember();
-    knex = project.knex(config);
+    knex = project.knex(config); // which loads the driver
     watch(knex, t);
+    remember();
     if (atomic) await ask({ t: 'begin', atomic: true });
     const source = new Source(steps, request, config, t);
     const options = { ...config.migrations, migrationSource: source, disableMigrationsListValidation: true };
@@ -453,7 +472,7 @@ async function run(request) {
   const left = await close(knex, t);
   if (tenant !== t) return; // it has been reported as ended otherwise
   tenant = undefined;
-  markOutput();
+  markOutput('-');
   send({ ...answer, steps: t.at, begun: t.begun, completed: t.completed, left, memory: process.memoryUsage().rss });
 }
 
@@ -507,21 +526,35 @@ function perform(t, i, migration, inTransaction) {
     t.at = i;
     t.begun = t.completed = 0;
     t.running = true;
-    t.started = process.hrtime.bigint();
+    t.started = hrtime();
     send({ t: 'start', step: i });
+    markOutput(String(i));
     return migration();
   };
-  const end = (value) => {
+  const stop = () => {
     t.running = false;
-    send({ t: 'end', step: i, micros: Number((process.hrtime.bigint() - t.started) / 1000n) });
+    markOutput('+');
+  };
+  const fail = (err) => {
+    stop();
+    throw err;
+  };
+  const end = (value) => {
+    stop();
+    send({ t: 'end', step: i, micros: Number((hrtime() - t.started) / 1000n) });
     return value;
   };
   if (!t.atomic) {
-    return ask({ t: 'begin', step: i, transaction: inTransaction }).then(begin).then(end);
+    return ask({ t: 'begin', step: i, transaction: inTransaction }).then(begin).then(end, fail);
   }
-  const result = begin();
+  let result;
+  try {
+    result = begin();
+  } catch (err) {
+    fail(err);
+  }
   if (!result || typeof result.then !== 'function') return end(result);
-  return Promise.resolve(result).then(end);
+  return Promise.resolve(result).then(end, fail);
 }
 
 // ask sends a question and waits for Skein's answer.
@@ -617,7 +650,7 @@ function place(err, t) {
         continue;
       }
       if (files.has(file)) return { file, line: +m[2] };
-      if (!outside && file.startsWith(project.options.dir + path.sep) && !file.includes('node_modules')) outside = { file, line: +m[2] };
+      if (!outside && project.options.dir && file.startsWith(project.options.dir + path.sep) && !file.includes('node_modules')) outside = { file, line: +m[2] };
     }
   }
   return outside || {};
@@ -665,7 +698,8 @@ function remember() {
 function properties(object) {
   const kept = new Map();
   for (const key of Reflect.ownKeys(object)) {
-    if (changing.has(key)) continue;
+    // Under symbols Node and libraries keep what they share.
+    if (changing.has(key) || (object === globalThis && typeof key === 'symbol')) continue;
     const d = Reflect.getOwnPropertyDescriptor(object, key);
     // Some are made when they are first looked at; then they are values.
     kept.set(key, d.get ? undefined : d.value);
@@ -704,13 +738,19 @@ async function recall() {
 
 // ---- The process ----
 
+function unready(err) {
+  if (!project) project = { options: {} };
+  send({ t: 'unready', error: errorOf(err, { request: { files: [] }, errors: new WeakMap() }) });
+}
+
 // broken reports what ends this process in the middle of a run.
-function broken(kind, err, more) {
-  if (tenant) {
+function broken(kind, err) {
+  if (opening) {
+    unready(err);
+  } else if (tenant) {
     const t = tenant;
     tenant = undefined;
-    const at = t.running || t.at >= 0 ? t.at : -1;
-    send({ t: 'broken', kind, error: { ...errorOf(err, t), ...more }, steps: at, begun: t.begun, completed: t.completed });
+    send({ t: 'broken', kind, error: errorOf(err, t), steps: t.at, begun: t.begun, completed: t.completed });
   }
   leave();
 }
@@ -729,14 +769,14 @@ async function receive(message) {
   switch (message.t) {
     case 'open':
       token = message.token;
+      opening = true;
       try {
         await open(message);
         send({ t: 'ready', node: process.version, knex: project.version });
       } catch (err) {
-        const none = { request: { files: [] }, errors: new WeakMap() };
-        if (!project) project = { options: message };
-        send({ t: 'unready', error: errorOf(err, none) });
+        unready(err);
       }
+      opening = false;
       return;
     case 'describe':
       send({ t: 'config', config: describe() });

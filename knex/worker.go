@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ type worker struct {
 type event struct {
 	message *message
 	line    string
+	step    int // that the line is of, -1 for none
 	mark    bool
 }
 
@@ -196,24 +198,29 @@ func (w *worker) readMessages(from *os.File) {
 // maxLine bounds a line of output, in bytes: what is longer comes in parts.
 const maxLine = 64 << 10
 
-// readOutput hands on what a stream brings between the two marks of a run. What
-// comes outside of runs, as from timers that an earlier tenant's migration has
-// left, is nobody's.
+// readOutput hands on what a stream brings during a run: marks say whose it is.
+// What comes outside of runs, as from timers that an earlier tenant's migration
+// has left, is nobody's.
 func (w *worker) readOutput(from *os.File, outside io.Writer) {
 	defer from.Close() //nolint:errcheck // it was only read
 	lines := bufio.NewReaderSize(from, maxLine)
-	inside, blank := false, false
+	inside, blank, step := false, false, -1
 	for {
-		text, isPrefix, err := lines.ReadLine()
+		// A part of a line that is too long is handed on like a line.
+		text, _, err := lines.ReadLine()
 		if err != nil {
 			return
 		}
-		_ = isPrefix // a part is handed on like a line
 		line := string(text)
+		whose, marked := strings.CutPrefix(line, w.token)
 		switch {
-		case line == w.token:
+		case marked:
 			blank = false // it began the mark
-			if inside = !inside; !inside && !w.say(event{mark: true}) {
+			inside, step = whose != "-", -1
+			if n, err := strconv.Atoi(whose); err == nil {
+				step = n
+			}
+			if !inside && !w.say(event{mark: true}) {
 				return
 			}
 			continue
@@ -225,10 +232,10 @@ func (w *worker) readOutput(from *os.File, outside io.Writer) {
 			}
 			continue
 		}
-		if blank && !w.say(event{}) {
+		if blank && !w.say(event{step: step}) {
 			return
 		}
-		if blank = line == ""; !blank && !w.say(event{line: line}) {
+		if blank = line == ""; !blank && !w.say(event{line: line, step: step}) {
 			return
 		}
 	}
