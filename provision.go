@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -452,7 +453,7 @@ func newPassword() secret.Secret { return secret.New(secret.GenerateKey().Reveal
 func resumes(r Reservation, req ProvisionRequest) (already bool, err error) {
 	t := r.Tenant
 	differs := func(what, was string) error {
-		return fmt.Errorf("tenant %s was begun with another %s (%s): give the same, or leave it out, to go on; or take it back with: skein deprovision %s", t.Slug, what, was, t.Slug)
+		return fmt.Errorf("tenant %s was begun with another %s (%q): give the same, or leave it out, to go on; or take it back with: skein deprovision %s", t.Slug, what, was, t.Slug)
 	}
 	switch {
 	case t.Status == StatusDeprovisioning:
@@ -468,7 +469,7 @@ func resumes(r Reservation, req ProvisionRequest) (already bool, err error) {
 	case req.Tenant.Name != "" && req.Tenant.Name != t.Name:
 		return false, differs("name", t.Name)
 	case len(req.Tenant.Labels) > 0 && !maps.Equal(req.Tenant.Labels, t.Labels):
-		return false, differs("set of labels", fmt.Sprint(t.Labels))
+		return false, differs("set of labels", labelText(t.Labels))
 	case req.Server != r.Server:
 		return false, differs("server", r.Server)
 	case req.Source == nil && r.Source != "":
@@ -479,6 +480,14 @@ func resumes(r Reservation, req ProvisionRequest) (already bool, err error) {
 		return false, fmt.Errorf("tenant %s was begun as %s, and the settings now say %s: set provisioning back to go on, or take the tenant back with: skein deprovision %s", t.Slug, r.Place, req.Tenant.Target, t.Slug)
 	}
 	return false, nil
+}
+
+func labelText(labels map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, name+"="+labels[name])
+	}
+	return strings.Join(parts, " ")
 }
 
 func (p *Provisioning) stopped() bool {
