@@ -117,28 +117,53 @@ func (r *textReport) close() {
 	}
 }
 
+// perTime is a rate by the second, or the minute where that says more.
+func perTime(perSecond float64) string {
+	switch {
+	case perSecond >= 10:
+		return fmt.Sprintf("%.0f/s", perSecond)
+	case perSecond >= 1:
+		return fmt.Sprintf("%.1f/s", perSecond)
+	}
+	return fmt.Sprintf("%.0f/min", perSecond*60)
+}
+
 // slow is after how long a tenant is named in the live line.
 const slow = 5 * time.Second
 
-// line is the live line: how far the run is, and what takes long.
+// line is the live line: how far the run is, and what takes long. Where that
+// does not fit, the pace is left out first, and then what went well.
 func (r *textReport) line(width int) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	term := r.app.term
 	elapsed := time.Since(r.start)
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s/%s", ui.Count(r.ended), ui.Count(r.total))
-	fmt.Fprintf(&b, "  ok %s  failed %s  skipped %s", ui.Count(r.ok-r.same), ui.Count(r.failures.total), ui.Count(r.same))
+	done := ui.Count(r.ended) + "/" + ui.Count(r.total)
+	failed := "  failed " + ui.Count(r.failures.total)
+	counts := "  ok " + ui.Count(r.ok-r.same) + failed + "  skipped " + ui.Count(r.same)
+	pace := ""
 	if rate := float64(r.ended) / elapsed.Seconds(); r.ended > 0 && elapsed > time.Second {
-		fmt.Fprintf(&b, "  %.0f/s", rate)
+		pace = "  " + perTime(rate)
 		if left := r.total - r.ended; left > 0 {
-			fmt.Fprintf(&b, "  %s left", ui.Took(time.Duration(float64(left)/rate*float64(time.Second))))
+			pace += fmt.Sprintf("  %s left", ui.Took(time.Duration(float64(left)/rate*float64(time.Second))))
 		}
 	}
-	b.WriteString(r.pausedText())
+	rest := r.pausedText()
 	if r.app.interrupted() {
-		b.WriteString("  stopping: what has begun ends (once more leaves at once)")
+		rest += "  stopping: what has begun ends (once more leaves at once)"
 	}
+	rest += r.slowText()
+	text := done + counts + pace + rest
+	for _, shorter := range []string{done + counts + rest, done + failed + rest} {
+		if ui.Width(text) > width {
+			text = shorter
+		}
+	}
+	// The text is cut before it is painted, so that no colour is cut in two.
+	return r.app.term.OnErr(ui.Cyan, ui.Fit(text, width))
+}
+
+// slowText names the tenants that take longest.
+func (r *textReport) slowText() string {
 	var late []running
 	for _, w := range r.running {
 		if time.Since(w.since) > slow {
@@ -146,18 +171,18 @@ func (r *textReport) line(width int) string {
 		}
 	}
 	slices.SortFunc(late, func(a, b running) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.slug, b.slug)) })
+	text := ""
 	for i, w := range late {
 		if i == 2 {
-			fmt.Fprintf(&b, "  and %d more", len(late)-i)
+			text += fmt.Sprintf("  and %d more", len(late)-i)
 			break
 		}
-		fmt.Fprintf(&b, "  slow: %s %s", ui.Printable(w.slug), ui.Took(time.Since(w.since)))
+		text += fmt.Sprintf("  slow: %s %s", ui.Printable(w.slug), ui.Took(time.Since(w.since)))
 		if w.migration != "" {
-			b.WriteString(" in " + ui.Printable(w.migration))
+			text += " in " + ui.Printable(w.migration)
 		}
 	}
-	// The text is cut before it is painted, so that no colour is cut in two.
-	return term.OnErr(ui.Cyan, ui.Fit(b.String(), width-1))
+	return text
 }
 
 func (r *textReport) print(line string) {

@@ -37,15 +37,27 @@ func skein(t *testing.T, dir string, code int, stdin string, args ...string) str
 
 func start(t *testing.T, dir string, stdin io.Reader, args ...string) *process {
 	t.Helper()
+	p := command(dir, args...)
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, &p.stdout, &p.stderr
+	p.run(t)
+	return p
+}
+
+// command is the command that is to run in a folder.
+func command(dir string, args ...string) *process {
 	p := &process{cmd: exec.Command("skein", args...), ended: make(chan struct{})}
 	p.cmd.Dir = dir
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "SKEIN_") {
+		if !strings.HasPrefix(v, "SKEIN_") && !strings.HasPrefix(v, "NO_COLOR") {
 			p.cmd.Env = append(p.cmd.Env, v)
 		}
 	}
 	p.cmd.Env = append(p.cmd.Env, "DB_ENCRYPTION_KEY=0123456789abcdef0123456789abcdef")
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, &p.stdout, &p.stderr
+	return p
+}
+
+func (p *process) run(t *testing.T) {
+	t.Helper()
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +69,6 @@ func start(t *testing.T, dir string, stdin io.Reader, args ...string) *process {
 		_ = p.cmd.Process.Kill() // most often it has ended
 		<-p.ended
 	})
-	return p
 }
 
 func (p *process) signal(t *testing.T, sig syscall.Signal) {
@@ -129,6 +140,25 @@ func writeLock(t *testing.T, path string) (release func()) {
 	}
 }
 
+// fleetOfThree is a folder with the SQLite tenants a, b and c and two
+// migrations, where locked files are waited for.
+func fleetOfThree(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	list := "slug,url\n"
+	for _, slug := range []string{"a", "b", "c"} {
+		write(t, filepath.Join(dir, slug+".db"), "")
+		list += fmt.Sprintf("%s,sqlite:%s.db\n", slug, slug)
+	}
+	write(t, filepath.Join(dir, "tenants.csv"), list)
+	write(t, filepath.Join(dir, "migrations/tenant/1_one.sql"), "-- migrate:up\nCREATE TABLE one (id integer);\n")
+	write(t, filepath.Join(dir, "migrations/tenant/2_two.sql"), "-- migrate:up\nCREATE TABLE two (id integer);\n")
+	write(t, filepath.Join(dir, "skein.yaml"), "limits: {lock_timeout: 1m}\n")
+	skein(t, dir, 0, "", "init")
+	skein(t, dir, 0, "", "tenants", "import", "tenants.csv")
+	return dir
+}
+
 // TestSignal sends one signal in the middle of a migration, which then ends;
 // nothing else begins.
 func TestSignal(t *testing.T) {
@@ -138,19 +168,8 @@ func TestSignal(t *testing.T) {
 	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
 		t.Run(test.signal.String(), func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			list := "slug,url\n"
-			for _, slug := range []string{"a", "b", "c"} {
-				write(t, filepath.Join(dir, slug+".db"), "")
-				list += fmt.Sprintf("%s,sqlite:%s.db\n", slug, slug)
-			}
-			write(t, filepath.Join(dir, "tenants.csv"), list)
-			write(t, filepath.Join(dir, "migrations/tenant/1_one.sql"), "-- migrate:up\nCREATE TABLE one (id integer);\n")
-			write(t, filepath.Join(dir, "migrations/tenant/2_two.sql"), "-- migrate:up\nCREATE TABLE two (id integer);\n")
+			dir := fleetOfThree(t)
 			write(t, filepath.Join(dir, "skein.yaml"), "limits: {parallel: 1, lock_timeout: 1m}\n")
-			skein(t, dir, 0, "", "init")
-			skein(t, dir, 0, "", "tenants", "import", "tenants.csv")
-
 			release := writeLock(t, filepath.Join(dir, "a.db"))
 			p := start(t, dir, nil, "migrate", "--all")
 			until(t, "a is being migrated", func() bool { return exists(filepath.Join(dir, "a.db.skein-lock")) })

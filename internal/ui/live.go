@@ -23,7 +23,8 @@ type Live struct {
 	done  chan struct{}
 }
 
-// NewLive begins a live line, whose text line returns. End it with End.
+// NewLive begins a live line, whose text line returns, no wider than width but
+// for its colours. End it with End.
 func NewLive(t *Terminal, line func(width int) string) *Live {
 	l := &Live{term: t, line: line, stop: make(chan struct{}), done: make(chan struct{})}
 	if !t.Live() {
@@ -39,7 +40,7 @@ func NewLive(t *Terminal, line func(width int) string) *Live {
 			case <-l.stop:
 				return
 			case <-tick.C:
-				text := Fit(line(t.Width()), t.Width()-1)
+				text := line(t.Width() - 1)
 				l.mu.Lock()
 				l.write("\r\x1b[K" + text)
 				l.shown = text != ""
