@@ -50,6 +50,15 @@ func (e *Engine) Administer(ctx context.Context, admin skein.Target) (skein.Admi
 	return &administrator{e, s}, nil
 }
 
+// flight is the session's. A right that is missing is one of the administrator's.
+func (a *administrator) flight(ctx context.Context, sql string, each answer) error {
+	err := a.session.flight(ctx, sql, each)
+	if e, ok := errors.AsType[*skein.DatabaseError](err); ok && e.Class == skein.Denied {
+		e.Hint = "provisioning takes an administrator with CREATE USER, SELECT on mysql.*, and ALL PRIVILEGES on the tenants' databases WITH GRANT OPTION"
+	}
+	return err
+}
+
 // The numbers of errors that say that something is there already, or is not.
 const (
 	errOptionPrevents = 1290
