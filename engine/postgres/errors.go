@@ -24,6 +24,8 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
 		e := serverError(answer, target.Password)
 		switch {
+		case refusesSettings(err):
+			e.Hint = "a pooler like PgBouncer does not take this with the login: take it out of the target's options, or " + poolerHint
 		case strings.HasPrefix(e.Code, "08"): // connection exception, of a pooler
 			e.Class = skein.Unreachable
 		case strings.HasPrefix(e.Code, "57P"): // operator intervention: it shuts down, or was told to end this
@@ -45,7 +47,7 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 	switch {
 	case pgconn.Timeout(err):
 		e.Message = fmt.Sprintf("connect to %s: no answer within %s", target.Server(), timeout)
-	case strings.Contains(e.Message, "server refused TLS connection"):
+	case !slices.ContainsFunc(lines, func(line string) bool { return !strings.Contains(line, "server refused TLS connection") }):
 		e.Class = skein.Permanent
 		e.Hint = "the server has no TLS, and the target's options (sslmode, channel_binding) demand it"
 	case badCertificate(err):
