@@ -14,6 +14,11 @@ help: ## List the targets
 build: ## Build bin/skein
 	@go build -trimpath -ldflags '-X main.version=$(version)' -o bin/skein ./cmd/skein
 
+.PHONY: kms
+kms: ## Build bin/skein-kms, skein with key management services, and test it
+	@cd cmd/skein-kms && go vet . && go test . && \
+		go build -trimpath -ldflags '-X main.version=$(version)' -o ../../bin/skein-kms .
+
 .PHONY: demo
 demo: build ## See Skein at work on databases of its own
 	@scripts/demo
