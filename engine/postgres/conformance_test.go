@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,7 +141,10 @@ func addSchema(t testing.TB, database skein.Target, name string) skein.Target {
 // connectAs connects as a target's role, without the engine.
 func connectAs(t testing.TB, target skein.Target) *pgx.Conn {
 	t.Helper()
-	config, err := pgx.ParseConfig(dbtest.Postgres(t).URL("x", target.User, target.Password.Reveal()))
+	server := dbtest.Postgres(t)
+	url := strings.Replace(server.URL("x", target.User, target.Password.Reveal()),
+		fmt.Sprintf("@%s:%d/", server.Host(), server.Port()), fmt.Sprintf("@%s:%d/", target.Host, target.Port), 1)
+	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}

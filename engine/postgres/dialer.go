@@ -29,6 +29,7 @@ type dialer struct {
 	mu      sync.Mutex
 	configs map[string]*pgconn.Config // by server and options
 	noTLS   map[string]bool           // by the same; of servers met with sslmode=prefer
+	bare    map[string]bool           // by the same; of poolers that take no settings with a login
 }
 
 // cancelTimeout is how long a server may take to end a statement whose context
@@ -50,7 +51,11 @@ func (d *dialer) connect(ctx context.Context, target skein.Target) (*pgconn.PgCo
 	prefers := config.TLSConfig != nil && len(config.Fallbacks) == 1 && config.Fallbacks[0].TLSConfig == nil
 	d.mu.Lock()
 	plain := prefers && d.noTLS[key]
+	bare := d.bare[key]
 	d.mu.Unlock()
+	if bare {
+		config.RuntimeParams = withoutSettings(config.RuntimeParams)
+	}
 	var refused atomic.Bool
 	switch {
 	case plain:
@@ -66,6 +71,13 @@ func (d *dialer) connect(ctx context.Context, target skein.Target) (*pgconn.PgCo
 		}
 	}
 	conn, err := pgconn.ConnectConfig(ctx, &config)
+	if !bare && refusesSettings(err) {
+		d.mu.Lock()
+		d.bare[key] = true
+		d.mu.Unlock()
+		config.RuntimeParams = withoutSettings(config.RuntimeParams)
+		conn, err = pgconn.ConnectConfig(ctx, &config)
+	}
 	if prefers {
 		d.mu.Lock()
 		// A server may learn TLS while a long-lived process remembers it without:
@@ -98,7 +110,7 @@ func (d *dialer) config(target skein.Target) (*pgconn.Config, error) {
 		config.DialFunc = d.dial
 	}
 	if d.configs == nil {
-		d.configs, d.noTLS = make(map[string]*pgconn.Config), make(map[string]bool)
+		d.configs, d.noTLS, d.bare = make(map[string]*pgconn.Config), make(map[string]bool), make(map[string]bool)
 	}
 	d.configs[key] = config
 	return config, nil

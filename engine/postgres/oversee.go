@@ -18,7 +18,7 @@ const queryWidth = 120
 // Activity says what the session does, from another connection. A role sees the
 // queries of its own sessions alone, unless it is a member of pg_read_all_stats.
 func (s *session) Activity(ctx context.Context) (string, error) {
-	pid := strconv.FormatUint(uint64(s.conn.PID()), 10)
+	pid := s.backend
 	row, err := s.askBeside(ctx, "SELECT a.state, a.wait_event_type, a.wait_event, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.query_start)"+
 		", (SELECT pg_catalog.string_agg('session ' || b.pid || coalesce(' of ' || b.usename, '') || coalesce(' (' || nullif(b.application_name, '') || ')', '')"+
 		" || coalesce(', ' || b.state, '') || coalesce(': ' || pg_catalog.left(pg_catalog.regexp_replace(b.query, '\\s+', ' ', 'g'), "+strconv.Itoa(queryWidth)+"), ''), '; ' ORDER BY b.pid)"+
@@ -45,7 +45,7 @@ func (s *session) Activity(ctx context.Context) (string, error) {
 
 // End terminates the session's backend and waits until it is gone.
 func (s *session) End(ctx context.Context) error {
-	pid := strconv.FormatUint(uint64(s.conn.PID()), 10)
+	pid := s.backend
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		// A backend of another role is another session, to which the number went.
 		row, err := s.askBeside(ctx, "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.pid = "+pid+

@@ -11,15 +11,18 @@
 // the schema; set to nothing, only the schema is searched. A target without a
 // schema works in the first schema of its role's own search path, as Knex does.
 //
-// Locks are session-level advisory locks, see lockClass. Behind a pooler that
-// gives a session's connection to others between transactions they hold
-// nothing: Skein needs a session of its own.
+// Locks are session-level advisory locks, see lockClass. A pooler that lends
+// connections for whole sessions may stand before the server; one that lends
+// them for transactions, where such locks hold nothing, is refused when the lock
+// is to be taken.
 package postgres
 
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -31,6 +34,9 @@ import (
 type Engine struct {
 	opts   skein.SessionOptions
 	dialer dialer
+
+	mu     sync.Mutex
+	passed map[string]bool // poolers that lend for sessions
 }
 
 var _ skein.Engine = (*Engine)(nil)
@@ -63,7 +69,10 @@ func (e *Engine) Open(ctx context.Context, target skein.Target) (skein.Session, 
 	if err != nil {
 		return nil, err
 	}
-	return &session{engine: e, target: target, conn: conn, needsPath: target.Schema != ""}, nil
+	return &session{
+		engine: e, target: target, conn: conn, backend: strconv.FormatUint(uint64(conn.PID()), 10),
+		needsPath: target.Schema != "", bare: e.dialer.bareLogin(target),
+	}, nil
 }
 
 // quoteIdent writes a name as SQL, whatever characters it has.

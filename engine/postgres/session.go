@@ -23,6 +23,14 @@ type session struct {
 	// path, and whatever a migration may have changed.
 	needsPath, needsReset bool
 
+	// backend is the number of the server's process that is this session.
+	backend string
+	// pooled says that there is a pooler before the server, and needsSettings
+	// that what it did not take with the login is still to be set.
+	pooled, needsSettings bool
+	// bare says that the login went without the session's settings.
+	bare bool
+
 	// locked is set while the session has the tenant's lock; state is what was
 	// read under it, without the history.
 	locked bool
@@ -119,12 +127,15 @@ func (s *session) prepare(m *script) {
 			m.add(setup, "SELECT pg_catalog.pg_advisory_unlock_all()")
 		}
 	}
+	if s.pooled && (s.needsSettings || s.needsReset) {
+		s.applySettings(m, false)
+	}
 	if s.target.Schema != "" && (s.needsPath || s.needsReset) {
 		m.add(setup, "SET search_path TO "+s.searchPath())
 	}
 }
 
-func (s *session) prepared() { s.needsPath, s.needsReset = false, false }
+func (s *session) prepared() { s.needsPath, s.needsReset, s.needsSettings = false, false, false }
 
 // searchPath is that of a target with a schema.
 func (s *session) searchPath() string {
@@ -152,6 +163,9 @@ func (s *session) read(ctx context.Context) (tenantState, error) {
 	resets := s.needsReset
 	if resets {
 		s.prepare(&m)
+	} else if s.bare && !s.pooled {
+		// It may be on a connection that others use after it.
+		s.applySettings(&m, true)
 	}
 	m.add(reading, historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
 	results, err := s.run(ctx, &m)
@@ -342,6 +356,14 @@ func (s *session) Lock(ctx context.Context, wait time.Duration) (skein.History, 
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		got, err := s.tryLock(ctx)
+		if errors.Is(err, errPooled) && !s.pooled {
+			if err = s.passPooler(ctx); err == nil {
+				got, err = s.tryLock(ctx)
+			}
+		}
+		if errors.Is(err, errPooled) {
+			err = s.refusePooler("transactions")
+		}
 		if err != nil {
 			return skein.History{}, err
 		}
@@ -369,7 +391,7 @@ func (s *session) tryLock(ctx context.Context) (bool, error) {
 	// A message is one transaction: at an isolation level of the role's that
 	// takes one snapshot for all of it, the history would be what it was before
 	// the lock was taken.
-	m.add(setup, "BEGIN ISOLATION LEVEL READ COMMITTED")
+	m.add(setup, "BEGIN ISOLATION LEVEL READ COMMITTED", s.guard())
 	s.prepare(&m)
 	m.add(setup, s.watchClient()...)
 	at := len(m.spans)
@@ -384,6 +406,12 @@ func (s *session) tryLock(ctx context.Context) (bool, error) {
 		s.state, err = s.readState(results[at+1].row)
 	} else {
 		s.rollBack(ctx)
+		switch {
+		case guardFailed(err):
+			return false, errPooled
+		case lendsStatements(err):
+			return false, s.refusePooler("statements")
+		}
 		err = s.readError(ctx, err)
 	}
 	if err != nil {

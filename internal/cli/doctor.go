@@ -288,7 +288,7 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter centra
 func (d *doctor) tellServer(w *workspace, name string, f *serverFinding) {
 	bound := w.cfg.Limits.PerServer
 	for _, s := range w.cfg.Servers {
-		if s.Target.Server() == name && s.Parallel > 0 {
+		if s.Reached().Server() == name && s.Parallel > 0 {
 			bound = s.Parallel
 		}
 	}

@@ -49,6 +49,8 @@ func TestMain(m *testing.M) {
 //	                           in a database that was made; its rows are stdout
 //	putenv VARIABLE FILE       writes a variable's value to a file
 //	waitfor FILE TABLE         waits until a SQLite file has a table
+//	pgbouncer MODE NAME POOL   starts a PgBouncer before the database NAME, which
+//	                           lends connections for MODE, and sets POOL_PORT
 //	documented FILE            checks lines of JSON against docs/json.md
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -65,7 +67,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"run": runCommand, "putenv": putenvCommand, "waitfor": waitCommand, "database": databaseCommand, "sql": sqlCommand, "documented": documentedCommand,
+			"run": runCommand, "putenv": putenvCommand, "waitfor": waitCommand, "database": databaseCommand, "sql": sqlCommand, "documented": documentedCommand, "pgbouncer": pgbouncerCommand,
 		},
 	})
 }
@@ -164,6 +166,15 @@ func databaseCommand(ts *testscript.TestScript, neg bool, args []string) {
 	} {
 		ts.Setenv(variable+"_"+suffix, value)
 	}
+}
+
+func pgbouncerCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: pgbouncer MODE NAME POOL")
+	}
+	users := map[string]string{ts.Getenv(args[1] + "_USER"): ts.Getenv(args[1] + "_PASSWORD")}
+	port := dbtest.PgBouncer(stateOf(ts).t, args[0], users)
+	ts.Setenv(args[2]+"_PORT", strconv.Itoa(port))
 }
 
 func sqlCommand(ts *testscript.TestScript, neg bool, args []string) {

@@ -151,7 +151,7 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 	servers := make(map[string]int)
 	for _, s := range w.cfg.Servers {
 		if s.Parallel > 0 {
-			servers[s.Target.Server()] = s.Parallel
+			servers[s.Reached().Server()] = s.Parallel
 		}
 	}
 	return skein.NewFleet(engines, set, &skein.FleetOptions{

@@ -88,6 +88,9 @@ type Server struct {
 	URL      secret.Secret
 	Target   skein.Target // what URL means
 	Parallel int          // 0: Limits.PerServer
+	// Direct is Target at the address that migrations go to instead of URL's,
+	// nil where they go to that.
+	Direct *skein.Target
 	// Options are the connections' other settings, where neither a tenant nor
 	// URL has its own.
 	Options map[string]string
@@ -146,6 +149,7 @@ type file struct {
 	Servers map[string]struct {
 		URL             string            `yaml:"url"`
 		Parallel        int               `yaml:"parallel"`
+		Direct          string            `yaml:"direct"`
 		Options         map[string]string `yaml:"options"`
 		PasswordCommand stringList        `yaml:"password_command"`
 		PasswordTTL     *duration         `yaml:"password_ttl"`
@@ -354,9 +358,14 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 		if s.PasswordTTL != nil {
 			server.PasswordTTL = time.Duration(*s.PasswordTTL)
 		}
+		if at.has(key + ".direct") {
+			if server.Direct, err = direct(target, s.Direct); err != nil {
+				errs = append(errs, at.errorf(key+".direct", "%v", err))
+			}
+		}
 		errs = append(errs, server.check(key, at)...)
 		if other, ok := connecting[target.Server()]; ok && server.connects() {
-			errs = append(errs, at.errorf(key, "it is the same server as %s: give options and password_command in one of them", other))
+			errs = append(errs, at.errorf(key, "it is the same server as %s: give options, password_command and direct in one of them", other))
 		}
 		if server.connects() {
 			connecting[target.Server()] = name

@@ -1,7 +1,10 @@
 package config
 
 import (
+	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,12 +16,41 @@ import (
 const defaultPasswordTTL = 5 * time.Minute
 
 // connects says whether the server has settings of how to connect to it.
-func (s Server) connects() bool { return len(s.Options) > 0 || len(s.PasswordCommand) > 0 }
+func (s Server) connects() bool {
+	return len(s.Options) > 0 || len(s.PasswordCommand) > 0 || s.Direct != nil
+}
+
+// is says whether a target is on the server, at either of its addresses.
+func (s Server) is(target skein.Target) bool {
+	return s.Target.Server() == target.Server() || s.Direct != nil && s.Direct.Server() == target.Server()
+}
+
+// Reached is the server as migrations reach it.
+func (s Server) Reached() skein.Target {
+	if s.Direct != nil {
+		return *s.Direct
+	}
+	return s.Target
+}
+
+// direct is a server's target at another address, HOST or HOST:PORT.
+func direct(target skein.Target, address string) (*skein.Target, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil && !strings.Contains(address, ":") {
+		host, port, err = address, "0", nil
+	}
+	number, numberErr := strconv.Atoi(port)
+	if err != nil || host == "" || numberErr != nil || number < 0 || number > 65535 {
+		return nil, fmt.Errorf("%q is not of the form HOST:PORT", address)
+	}
+	target.Host, target.Port = host, number
+	return &target, nil
+}
 
 // check finds what is wrong with a server's settings of how to connect.
 func (s Server) check(key string, at lines) (errs []error) {
 	if s.Target.Engine == skein.SQLite && s.connects() {
-		return []error{at.errorf(key, "SQLite files are connected to without options and password_command")}
+		return []error{at.errorf(key, "SQLite files are connected to without options, password_command and direct")}
 	}
 	if c := s.PasswordCommand; len(c) > 0 {
 		if c[0] == "" {
@@ -43,17 +75,21 @@ var fileOptions = []string{"sslrootcert", "sslcert", "sslkey", "ssl-ca", "ssl-ce
 // connect to it.
 func (c *Config) Connecting(target skein.Target) (Server, bool) {
 	for _, s := range c.Servers {
-		if s.connects() && s.Target.Server() == target.Server() {
+		if s.connects() && s.is(target) {
 			return s, true
 		}
 	}
 	return Server{}, false
 }
 
-// WithOptions is a target with the options of its server added. Files that they
-// name are as this process can open them.
+// WithOptions is a target with the options of its server added, at the address
+// that migrations go to. Files that options name are as this process can open
+// them.
 func (c *Config) WithOptions(target skein.Target) skein.Target {
 	s, ok := c.Connecting(target)
+	if ok && s.Direct != nil {
+		target.Host, target.Port = s.Direct.Host, s.Direct.Port
+	}
 	if !ok || len(s.Options) == 0 {
 		return target
 	}

@@ -91,3 +91,45 @@ func TestServerMistakes(t *testing.T) {
 		t.Errorf("write from a variable: %v", err)
 	}
 }
+
+func TestServerDirect(t *testing.T) {
+	c, err := loadText(t, `
+servers:
+  pooled: {url: "postgres://admin@pool:6432/postgres", direct: "db1:5433", options: {sslmode: require}}
+  v6: {url: "mysql://admin@pool/", direct: "[::1]:3307"}
+  port: {url: "postgres://admin@other:6432/postgres", direct: db2}
+  none: {url: "postgres://admin@plain/postgres"}
+`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ listed, want string }{
+		{"postgres://u@pool:6432/d", "postgres://u@db1:5433/d"},
+		{"postgres://u@db1:5433/d", "postgres://u@db1:5433/d"},
+		{"postgres://u@pool/d", "postgres://u@pool:5432/d"},
+		{"mysql://u@pool:3306/d", "mysql://u@[::1]:3307/d"},
+		{"postgres://u@other:6432/d?schema=s", "postgres://u@db2:5432/d?schema=s"},
+		{"postgres://u@plain/d", "postgres://u@plain:5432/d"},
+	} {
+		target, err := skein.ParseTarget(test.listed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := c.WithOptions(target)
+		if got.String() != test.want {
+			t.Errorf("%s is migrated at %s, not %s", test.listed, got, test.want)
+		}
+		if strings.Contains(test.want, "db1") && got.Options["sslmode"] != "require" {
+			t.Errorf("%s has the options %v", test.listed, got.Options)
+		}
+	}
+	if got := c.Servers["pooled"].Reached().Server() + " " + c.Servers["none"].Reached().Server(); got != "postgres://db1:5433 postgres://plain:5432" {
+		t.Error(got)
+	}
+	for _, address := range []string{`""`, `":5432"`, "db:x", "db:99999", "a:b:c"} {
+		_, err := loadText(t, `servers: {a: {url: "postgres://h", direct: `+address+`}}`, nil)
+		if err == nil || !strings.Contains(err.Error(), "servers.a.direct: ") || !strings.Contains(err.Error(), "is not of the form HOST:PORT") {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
