@@ -309,6 +309,17 @@ var lockKeeperTests = []namedTest{
 		if rows := s.Query(t, target, "SELECT is_locked FROM knex_migrations_lock"); len(rows) != 1 || rows[0][0] != "0" {
 			t.Errorf("the lock table holds %q", rows)
 		}
+		// Two Knex that make the table at once can leave two rows, with which no
+		// Knex gets its lock ever again.
+		s.Exec(t, target, "INSERT INTO knex_migrations_lock (is_locked) VALUES (0)")
+		if history := s.history(t, target); !history.KnexLocked {
+			t.Error("KnexLocked is not set, and Knex cannot get its lock")
+		}
+		clears(true)
+		clears(false)
+		if rows := s.Query(t, target, "SELECT is_locked FROM knex_migrations_lock"); len(rows) != 1 || rows[0][0] != "0" {
+			t.Errorf("the lock table holds %q", rows)
+		}
 	}},
 }
 

@@ -55,7 +55,8 @@ func (s *session) historyQuery() string {
 	database, knexTable := s.target.Database, s.engine.opts.KnexTable
 	own := "SELECT name AS " + ownRow + ",state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool,fingerprints FROM " + s.table + " ORDER BY id"
 	knex := "SELECT id AS " + knexRow + ",name,batch,migration_time FROM " + s.name + "." + quoteName(knexTable) + " ORDER BY id"
-	locks := "SELECT 1 AS " + knexLock + " FROM " + s.name + "." + quoteName(knexTable+"_lock") + " WHERE is_locked<>0 LIMIT 1"
+	locks := s.name + "." + quoteName(knexTable+"_lock")
+	locks = "SELECT 1 AS " + knexLock + " FROM " + locks + " WHERE is_locked<>0 OR (SELECT COUNT(*) FROM " + locks + ")>1 LIMIT 1"
 	if s.wire.mariaDB && !s.guarded {
 		return "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1146 BEGIN END;" + knex + ";" + locks + ";END;" + own
 	}

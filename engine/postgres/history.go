@@ -57,7 +57,7 @@ func historyQuery(schema, knexTable string) string {
 	return "SELECT s.oid, s.name, " +
 		rows(skein.HistoryTable, "id, name, state, batch, checksum, done, total, fingerprints, started_at, applied_at, duration_ms, applied_by, tool", "") + ", " +
 		rows(knexTable, "id, name, batch, migration_time", "") + ", " +
-		rows(knexLock(knexTable), "1 AS locked", " WHERE is_locked <> 0") +
+		rows(knexLock(knexTable), "is_locked", "") +
 		" FROM (SELECT n::oid AS oid, n::text AS name FROM (SELECT " + schema + " AS n) n) s"
 }
 
@@ -88,8 +88,8 @@ func readState(row [][]byte) (tenantState, error) {
 	t := tenantState{schemaOID: string(row[0]), schema: string(row[1]), hasHistory: row[2] != nil, hasKnexLock: row[4] != nil}
 	var own []ownRow
 	var knex []knexRow
-	var locked []struct{}
-	for i, into := range []any{&own, &knex, &locked} {
+	var locks []knexLockRow
+	for i, into := range []any{&own, &knex, &locks} {
 		if err := decodeRows(row[2+i], into); err != nil {
 			return tenantState{}, err
 		}
@@ -106,7 +106,7 @@ func readState(row [][]byte) (tenantState, error) {
 			knexRows = append(knexRows, skein.KnexRow{ID: r.ID, Name: r.Name, Batch: r.Batch, Time: time.Time(r.Time)})
 		}
 	}
-	t.history = skein.NewHistory(records, knexRows, len(locked) > 0)
+	t.history = skein.NewHistory(records, knexRows, knexLocked(locks))
 	return t, nil
 }
 
@@ -154,6 +154,16 @@ type knexRow struct {
 	Name  string  `json:"name"`
 	Batch int     `json:"batch"`
 	Time  instant `json:"migration_time"`
+}
+
+type knexLockRow struct {
+	Locked int `json:"is_locked"`
+}
+
+// knexLocked says whether a Knex would get its lock: not where it is set, nor
+// where there are several rows.
+func knexLocked(rows []knexLockRow) bool {
+	return len(rows) > 1 || len(rows) == 1 && rows[0].Locked != 0
 }
 
 // An instant is a timestamptz in JSON. Knex's may be anything: what is not a

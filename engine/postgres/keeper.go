@@ -110,7 +110,7 @@ func (s *session) Terminate(ctx context.Context, ids []string) error {
 	}
 }
 
-// ClearKnexLock sets all rows of Knex's lock table back.
+// ClearKnexLock leaves one row in Knex's lock table, set back.
 func (s *session) ClearKnexLock(ctx context.Context) (bool, error) {
 	state, err := s.read(ctx)
 	if err != nil || !state.hasKnexLock {
@@ -118,11 +118,11 @@ func (s *session) ClearKnexLock(ctx context.Context) (bool, error) {
 	}
 	table := state.schema + "." + quoteIdent(knexLock(s.engine.opts.KnexTable))
 	var m script
-	m.add(setup, "UPDATE "+table+" SET is_locked = 0 WHERE is_locked <> 0")
+	m.add(setup, `DELETE FROM `+table+` WHERE "index" > (SELECT min("index") FROM `+table+`)`, "UPDATE "+table+" SET is_locked = 0 WHERE is_locked <> 0")
 	results, err := s.run(ctx, &m)
 	if err != nil {
 		return false, fmt.Errorf("clear Knex's lock: %w", withHint(s.fail(ctx, err),
-			fmt.Sprintf("GRANT SELECT, UPDATE ON %s TO %s", table, quoteIdent(s.target.User))))
+			fmt.Sprintf("GRANT SELECT, UPDATE, DELETE ON %s TO %s", table, quoteIdent(s.target.User))))
 	}
-	return !strings.HasSuffix(results[0].tag, " 0"), nil
+	return results[0].tag != "DELETE 0" || results[1].tag != "UPDATE 0", nil
 }

@@ -600,7 +600,7 @@ func TestRights(t *testing.T) {
 	lock(t, owner)
 	apply(t, owner, step(t, "1.sql", "CREATE TABLE one (id int)", false))
 	unlock(t, owner)
-	execAs(t, target, "CREATE TABLE knex_migrations (id serial, name text, batch int, migration_time timestamptz); CREATE TABLE knex_migrations_lock (is_locked int)")
+	execAs(t, target, "CREATE TABLE knex_migrations (id serial, name text, batch int, migration_time timestamptz); CREATE TABLE knex_migrations_lock (\"index\" serial, is_locked int)")
 
 	guest := newDatabase(t)
 	guest.Database = target.Database

@@ -222,7 +222,7 @@ func (s *session) Break(ctx context.Context, holder skein.Holder) error {
 	}
 }
 
-// ClearKnexLock sets the rows of Knex's lock table to 0.
+// ClearKnexLock leaves one row in Knex's lock table, set to 0.
 func (s *session) ClearKnexLock(ctx context.Context) (bool, error) {
 	history, err := s.History(ctx)
 	if err != nil || !history.KnexLocked {

@@ -76,9 +76,9 @@ func newStatements(knex string) statements {
 		parts: [3]string{
 			own,
 			"SELECT 1, id, name, NULL, batch, NULL, NULL, NULL, migration_time, NULL, NULL, NULL, NULL FROM " + identifier(knex) + " WHERE name IS NOT NULL",
-			"SELECT 2, count(*), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM " + identifier(lock) + " WHERE is_locked <> 0",
+			"SELECT 2, count(*) FILTER (WHERE is_locked <> 0) + (count(*) > 1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM " + identifier(lock),
 		},
-		clear: "UPDATE " + identifier(lock) + " SET is_locked = 0 WHERE is_locked <> 0",
+		clear: "DELETE FROM " + identifier(lock) + ` WHERE "index" > (SELECT min("index") FROM ` + identifier(lock) + "); UPDATE " + identifier(lock) + " SET is_locked = 0 WHERE is_locked <> 0",
 	}
 }
 
