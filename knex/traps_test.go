@@ -261,9 +261,9 @@ func TestNothingIsLeftForTheNextTenant(t *testing.T) {
 		"the working directory":        "if (!require('fs').existsSync('knexfile.js')) throw new Error('seen'); process.chdir('/');",
 		"the environment":              "if (process.env.SEEN) throw new Error('seen'); process.env.SEEN = '1'; delete process.env.PATH;",
 		"a timer":                      "setInterval(() => {}, 1000);",
-		"an open connection":           "require('net').connect(+process.env.OPEN_PORT || 1).on('error', () => {}); await new Promise((r) => setTimeout(r, 20));",
-		"a transaction that is open":   "global.seen || k.transaction();",
-		"a connection of its own":      "const own = require('knex')({ client: k.client.config.client, connection: k.client.config.connection, useNullAsDefault: true }); await own.raw('select 1');",
+		"a listening socket":           "await new Promise((r) => require('net').createServer().listen(0, '127.0.0.1', r));",
+		"a connection of its own":      "const own = require('knex')({ client: 'pg', connection: k.client.config.connection }); await own.raw('select 1');",
+		"an open transaction":          "const own = require('knex')({ client: 'pg', connection: k.client.config.connection }); const trx = await own.transaction(); await trx.raw('create table left_open (id int)');",
 		"a console that says no more":  "if (console.seen) throw new Error('seen'); console.seen = true; console.log = () => {};",
 		"a process that cannot report": "if (process.seen) throw new Error('seen'); process.seen = true; require('fs').writeSync = () => { throw new Error('no'); };",
 	} {
@@ -271,8 +271,8 @@ func TestNothingIsLeftForTheNextTenant(t *testing.T) {
 			p := trap(t, "exports.up = async (k) => {\n  "+change+"\n  console.log('here');\n};\nexports.down = () => {};\n")
 			r := p.runner(nil)
 			engine := skein.SQLite
-			if strings.Contains(name, "transaction") {
-				engine = skein.PostgreSQL // in SQLite there is one connection, which it waits for
+			if strings.Contains(change, "'pg'") {
+				engine = skein.PostgreSQL
 			}
 			for range 3 {
 				n := newTenant(t, engine)

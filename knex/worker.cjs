@@ -455,7 +455,9 @@ async function run(request) {
     const config = await tenantConfig(request);
     const steps = [];
     for (const file of request.files) steps.push({ name: file.name, content: await load(file) });
-    const atomic = !config.migrations.disableTransactions && request.direction === 'up' && steps.every((s) => ownTransaction(s.content, false));
+    // MySQL commits what changes the schema by itself, so that there each
+    // migration has to be noted before it begins.
+    const atomic = request.engine !== 'mysql' && !config.migrations.disableTransactions && request.direction === 'up' && steps.every((s) => ownTransaction(s.content, false));
     t.atomic = atomic;
     knex = project.knex(config); // which loads the driver
     watch(knex, t);
