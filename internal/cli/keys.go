@@ -465,6 +465,9 @@ func (r *keyRotation) try(ctx context.Context, rotation *central.Rotation) error
 		return err
 	}
 	failed := func(t skein.Tenant, err error) {
+		if errors.Is(err, context.Canceled) && r.app.interrupted() {
+			return
+		}
 		res := unusable(t, err)
 		r.failures.add(res)
 		r.tell(res)
@@ -512,7 +515,10 @@ func (r *keyRotation) try(ctx context.Context, rotation *central.Rotation) error
 		func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
 			return m.Assess(ctx, s, t, skein.Policy{})
 		})
-	r.result.Tried, r.result.Interrupted = sum.Tenants, sum.Interrupted
+	r.result.Tried, r.result.Interrupted = sum.Tenants, sum.Interrupted || r.app.interrupted()
+	if r.result.Interrupted && errors.Is(err, context.Canceled) {
+		err = nil
+	}
 	return cmp.Or(err, r.writeErr)
 }
 
@@ -590,13 +596,13 @@ func (r *keyRotation) print(after *census) {
 		how = "opened"
 	}
 	switch {
+	case res.Interrupted && res.Rewritten == 0:
+		fmt.Fprintf(out, "%s: nothing was changed\n", a.term.OnOut(ui.Yellow, "Interrupted"))
 	case res.Failed > 0:
 		fmt.Fprintf(out, "%s of %s cannot be %s: nothing was changed\n", a.term.OnOut(ui.Red, ui.Count(res.Failed)), ui.Plural(res.Tried, "password"), how)
 		if !slices.ContainsFunc(r.failures.kept, func(res skein.Result) bool { return !outOfReach(res.Err) }) {
 			fmt.Fprintln(out, "If these servers are to stay out of reach, rotate without connecting:  skein keys rotate --no-connect")
 		}
-	case res.Interrupted && res.Rewritten == 0:
-		fmt.Fprintf(out, "%s: nothing was changed\n", a.term.OnOut(ui.Yellow, "Interrupted"))
 	case res.Interrupted:
 		fmt.Fprintf(out, "%s after %s; the same command goes on with the rest\n", a.term.OnOut(ui.Yellow, "Interrupted"), ui.Plural(res.Rewritten, "password"))
 	case r.dryRun && res.Tried == 0:
