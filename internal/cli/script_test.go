@@ -116,6 +116,8 @@ var maskPatterns = []struct {
 	to      string
 }{
 	{regexp.MustCompile(`<1ms|\b\d+ms\b|\b\d+\.\ds\b|\b\d+m\d\ds\b`), "9ms"},
+	{regexp.MustCompile(`"duration_ms":\d+`), `"duration_ms":9`},
+	{regexp.MustCompile(`\bSQLite 3\.[\d.]+\b`), "SQLite 3.9"},
 	{regexp.MustCompile(`\b20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\b`), "2026-01-31 12:00:00"},
 	{regexp.MustCompile(`[^\s"]+@[^\s"]+ \(skein test\)`), "me@here (skein test)"},
 	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "AN-ID"},

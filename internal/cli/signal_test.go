@@ -117,9 +117,14 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// writeLock keeps others from writing to a SQLite file until it is released.
-func writeLock(t *testing.T, path string) (release func()) {
+// hold keeps others from writing to a SQLite file, or with reading from
+// committing what they write, until it is released.
+func hold(t *testing.T, path string, reading bool) (release func()) {
 	t.Helper()
+	begin := "BEGIN IMMEDIATE"
+	if reading {
+		begin = "BEGIN; SELECT count(*) FROM sqlite_master"
+	}
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +133,7 @@ func writeLock(t *testing.T, path string) (release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
+	if _, err := conn.ExecContext(t.Context(), begin); err != nil {
 		t.Fatal(err)
 	}
 	return func() {
@@ -170,10 +175,9 @@ func TestSignal(t *testing.T) {
 			t.Parallel()
 			dir := fleetOfThree(t)
 			write(t, filepath.Join(dir, "skein.yaml"), "limits: {parallel: 1, lock_timeout: 1m}\n")
-			release := writeLock(t, filepath.Join(dir, "a.db"))
+			release := hold(t, filepath.Join(dir, "a.db"), true)
 			p := start(t, dir, nil, "migrate", "--all")
-			until(t, "a is being migrated", func() bool { return exists(filepath.Join(dir, "a.db.skein-lock")) })
-			time.Sleep(100 * time.Millisecond) // to be in the migration, and not before it
+			until(t, "a is in its first migration", func() bool { return exists(filepath.Join(dir, "a.db-journal")) })
 			p.signal(t, test.signal)
 			time.Sleep(100 * time.Millisecond)
 			release()
@@ -229,7 +233,7 @@ func TestSecondSignal(t *testing.T) {
 			engine: "sqlite", slow: "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000) SELECT count(*) FROM n",
 			target: func(t *testing.T, dir string) (string, string, func() bool) {
 				write(t, filepath.Join(dir, "acme.db"), "")
-				return "sqlite:acme.db", "", func() bool { return exists(filepath.Join(dir, "acme.db.skein-lock")) }
+				return "sqlite:acme.db", "", func() bool { return exists(filepath.Join(dir, "acme.db-journal")) }
 			},
 		},
 	} {

@@ -97,7 +97,7 @@ func TestTerminal(t *testing.T) {
 		t.Run(fmt.Sprint(columns), func(t *testing.T) {
 			t.Parallel()
 			dir := fleetOfThree(t)
-			release := writeLock(t, filepath.Join(dir, "a.db"))
+			release := hold(t, filepath.Join(dir, "a.db"), false)
 			term := openTerminal(t, columns)
 			p := term.startAt(t, dir, "migrate", "--all", "--parallel", "2", "--per-server", "2")
 			until(t, "a is named as slow", func() bool {
@@ -110,6 +110,7 @@ func TestTerminal(t *testing.T) {
 			release()
 			p.wait(t, 130, 20*time.Second)
 			_ = term.tty.Close()
+			<-term.read
 			out := term.String()
 
 			for _, want := range []string{
@@ -119,7 +120,7 @@ func TestTerminal(t *testing.T) {
 				"Go on with:  skein migrate --all --parallel 2 --per-server 2\r\n",
 			} {
 				if !strings.Contains(out, want) {
-					t.Errorf("the terminal has no %q:\n%q", want, out)
+					t.Errorf("the terminal has no %q at its end:\n%q", want, out[max(0, len(out)-2000):])
 				}
 			}
 			frames := strings.Split(out, "\r\x1b[K")
