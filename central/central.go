@@ -62,6 +62,8 @@ type Store struct {
 	db      *database
 	table   *table
 	keyring Keyring
+	config  Config
+	record  *database // Skein's own tables, where the tenants are in a mapped one and are provisioned
 	explain func(value string) string
 	page    int // pageRows; tests make it small
 }
@@ -75,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: db, keyring: cfg.Keyring, explain: cfg.Explain, page: pageRows}
+	s := &Store{db: db, keyring: cfg.Keyring, config: cfg, explain: cfg.Explain, page: pageRows}
 	if cfg.Mapping != nil {
 		s.table, err = mapTable(ctx, db, cfg.Mapping)
 	} else {
@@ -111,7 +113,13 @@ func (cfg Config) connect(ctx context.Context, create bool) (*database, error) {
 }
 
 // Close ends the connections.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error {
+	err := s.db.Close()
+	if s.record != nil {
+		err = errors.Join(err, s.record.Close())
+	}
+	return err
+}
 
 // Database is the central database without its password, for people.
 func (s *Store) Database() string { return s.db.target.String() }

@@ -43,7 +43,8 @@ type Mapping struct {
 	// active and true. Without a status column every tenant is active.
 	Active []string
 
-	// Write says that Skein may change the table: see [Store.NewRotation].
+	// Write says that Skein may change the table: see [Store.NewRotation] and
+	// [Store.Journal].
 	Write bool
 }
 

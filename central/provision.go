@@ -28,12 +28,20 @@ func provisioningTable(options string) string {
 			updated_at varchar(64) NOT NULL)` + options
 }
 
-// Journal is where provisioning is recorded. It is safe for concurrent use.
-func (s *Store) Journal() (skein.ProvisionJournal, error) {
-	if err := s.table.refuseMapped("provision tenants"); err != nil {
-		return nil, err
+// Journal is where provisioning is recorded. What it returns is safe for
+// concurrent use; Journal itself is not, and its result is good until the store
+// is closed. With a mapping that may not be written it is an error.
+func (s *Store) Journal(ctx context.Context) (skein.ProvisionJournal, error) {
+	if s.table.own {
+		return &journal{s}, nil
 	}
-	return &journal{s}, nil
+	if !s.config.Mapping.Write {
+		return nil, &advice{
+			fmt.Errorf("provision tenants: the application owns table %s, and Skein does not change it", s.table.name),
+			"to let Skein fill in rows there, set " + settingWrite + ": true in skein.yaml, and run: skein init",
+		}
+	}
+	return newMappedJournal(ctx, s)
 }
 
 // A journal records provisioning in Skein's own tables.

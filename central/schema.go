@@ -28,7 +28,12 @@ func Init(ctx context.Context, cfg Config) (where string, err error) {
 		if err != nil {
 			return "", err
 		}
-		return s.Database(), s.Close()
+		if err := s.Close(); err != nil || !cfg.Mapping.Write {
+			return s.Database(), err
+		}
+		cfg.Mapping = nil
+		_, err = Init(ctx, cfg)
+		return s.Database(), err
 	}
 	db, err := cfg.connect(ctx, true)
 	if err != nil {

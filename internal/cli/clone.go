@@ -82,7 +82,7 @@ After an interrupt, a failure or a crash the same command goes on.
 
 // serverOf is the name of the server that a tenant is on.
 func (w *workspace) serverOf(ctx context.Context, t skein.Tenant) (string, error) {
-	journal, err := w.store.Journal()
+	journal, err := w.store.Journal(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -111,7 +111,7 @@ func (w *workspace) provisioning(ctx context.Context, name string) (*provisioner
 	if err != nil {
 		return nil, err
 	}
-	journal, err := w.store.Journal()
+	journal, err := w.store.Journal(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -367,7 +367,7 @@ func (a *app) typeAgain(ctx context.Context, slug string) (string, error) {
 }
 
 func (a *app) deprovision(ctx context.Context, w *workspace, req skein.DeprovisionRequest, asJSON bool) error {
-	journal, err := w.store.Journal()
+	journal, err := w.store.Journal(ctx)
 	if err != nil {
 		return err
 	}
