@@ -44,7 +44,8 @@ func TestMain(m *testing.M) {
 //	                           fixed text for what differs from run to run
 //	database ENGINE NAME [DB]  makes a database (called DB) on the test server,
 //	                           and sets NAME_URL, NAME_DB, NAME_USER,
-//	                           NAME_PASSWORD, NAME_HOST and NAME_PORT
+//	                           NAME_PASSWORD, NAME_HOST and NAME_PORT; of the
+//	                           engine postgres-tls also NAME_CA, a file
 //	sql FILE|NAME STATEMENT    runs SQL in a SQLite file, or as the administrator
 //	                           in a database that was made; its rows are stdout
 //	putenv VARIABLE FILE       writes a variable's value to a file
@@ -140,7 +141,7 @@ func (s *scriptState) mask(work, text string) string {
 
 func databaseCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 || len(args) > 3 {
-		ts.Fatalf("usage: database postgres|mysql NAME [DB]")
+		ts.Fatalf("usage: database postgres|postgres-tls|mysql NAME [DB]")
 	}
 	state, variable := stateOf(ts), args[1]
 	var server *dbtest.Server
@@ -149,6 +150,10 @@ func databaseCommand(ts *testscript.TestScript, neg bool, args []string) {
 		server = dbtest.Postgres(state.t)
 	case "mysql":
 		server = dbtest.MySQL(state.t)
+	case "postgres-tls":
+		server = dbtest.PostgresTLS(state.t)
+		authority, _, _ := dbtest.Certificates(state.t)
+		ts.Setenv(variable+"_CA", authority)
 	default:
 		ts.Fatalf("there is no server of %s", args[0])
 	}
