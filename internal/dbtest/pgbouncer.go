@@ -45,15 +45,11 @@ func PgBouncer(t testing.TB, mode string, users map[string]string, settings ...s
 		}
 	}
 
-	path, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		path = "/usr/sbin/pgbouncer" // Debian keeps it off an ordinary user's PATH
-	}
 	args := []string{"-q", filepath.Join(dir, "pgbouncer.ini")}
 	if os.Getuid() == 0 {
 		args = append([]string{"-u", "nobody"}, args...) // it refuses to run as root
 	}
-	cmd := exec.Command(path, args...) //nolint:noctx // it is ended below
+	cmd := exec.Command(lookPath("pgbouncer"), args...) //nolint:noctx // it is ended below
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
