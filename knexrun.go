@@ -76,7 +76,7 @@ type Terminator interface {
 var ErrUndone = errors.New("undone with the migration that broke, whose transaction it shared")
 
 // ErrKnexLocked is the error of a [KnexRunner] that met Knex's lock: nothing ran.
-var ErrKnexLocked = errors.New("Knex's lock is set in this tenant")
+var ErrKnexLocked = errors.New("the lock of Knex is set in this tenant")
 
 // settleTimeout bounds the time for writing down what came of Knex migrations,
 // when the run itself was stopped.

@@ -363,15 +363,35 @@ func (n *tenant) dump() string {
 			"--exclude-table=skein_migrations_id_seq", n.server.URL(n.Database, n.User, n.Password.Reveal()))
 		return normalize(output(n.t, cmd))
 	case skein.MySQL:
-		cmd := exec.CommandContext(n.t.Context(), program(n.t, "mariadb-dump"), "--no-defaults", "--protocol=tcp", "--host="+n.Host, "--port="+strconv.Itoa(n.Port),
-			"--user="+n.User, "--skip-comments", "--skip-extended-insert", "--compact", "--ignore-table="+n.Database+".skein_migrations", n.Database)
-		cmd.Env = append(os.Environ(), "MYSQL_PWD="+n.Password.Reveal())
-		return normalize(output(n.t, cmd))
+		return normalize(n.mysqlSchema() + n.rows())
 	}
+	return normalize(n.sqliteSchema() + n.rows())
+}
+
+func (n *tenant) mysqlSchema() string {
+	n.t.Helper()
+	var b strings.Builder
+	for _, table := range n.tables() {
+		if table != "skein_migrations" {
+			b.WriteString(n.query("SHOW CREATE TABLE `" + table + "`")[0][1] + ";\n")
+		}
+	}
+	return b.String()
+}
+
+func (n *tenant) sqliteSchema() string {
+	n.t.Helper()
 	var b strings.Builder
 	for _, row := range n.query("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%skein_migrations%' ORDER BY rowid") {
 		b.WriteString(row[0] + ";\n")
 	}
+	return b.String()
+}
+
+// rows are those of all tables but Skein's, in their order.
+func (n *tenant) rows() string {
+	n.t.Helper()
+	var b strings.Builder
 	for _, table := range n.tables() {
 		if table == "skein_migrations" {
 			continue
@@ -380,7 +400,7 @@ func (n *tenant) dump() string {
 			fmt.Fprintf(&b, "%s %q\n", table, row)
 		}
 	}
-	return normalize(b.String())
+	return b.String()
 }
 
 func program(t *testing.T, name string) string {
@@ -408,7 +428,7 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 
 var (
 	instants = regexp.MustCompile(`\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d|Z)?|\b1[6-9]\d{11}\b`)
-	noise    = regexp.MustCompile(`^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restrict .*|/\*.*\*/;?|ALTER (TABLE|SEQUENCE) .* OWNER TO .*|LOCK TABLES.*|UNLOCK TABLES.*|DROP TABLE IF EXISTS.*|)$`)
+	noise    = regexp.MustCompile(`^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restrict .*|/\*.*\*/;? *|ALTER (TABLE|SEQUENCE) .* OWNER TO .*|LOCK TABLES.*|UNLOCK TABLES.*|DROP TABLE IF EXISTS.*|)$`)
 	counters = regexp.MustCompile(` AUTO_INCREMENT=\d+`)
 )
 

@@ -43,8 +43,8 @@ func findProject(opts *Options) (*project, error) {
 		}
 	}
 	// A program that was found by a path through a link finds itself by it.
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
+	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = resolved
 	}
 	p := &project{dir: dir}
 	if opts.Knexfile != "" {

@@ -224,7 +224,7 @@ function configFor(engine) {
   const fitting = Object.keys(configs).filter((name) => configs[name] && engineOf(configs[name].client) === engine);
   if (fitting.length === 1) return configs[fitting[0]];
   if (fitting.length > 1) {
-    throw new Error(`${relative(project.knexfile)} has ${fitting.length} environments for ${engine} (${fitting.join(', ')}), and none of them is ${environment()}: choose one with migrations.knex.env, or NODE_ENV`);
+    throw new Error(`${relative(project.knexfile)} has ${fitting.length} environments for ${engine} (${fitting.join(', ')}), and none of them is ${environment()}: choose one with NODE_ENV`);
   }
   if (named.client !== undefined) {
     throw new Error(`${relative(project.knexfile)} is for the client ${typeof named.client === 'function' ? named.client.name : named.client}, and the tenant is on ${engine}: add an environment for it`);
