@@ -93,7 +93,9 @@ type Administrator interface {
 	// Find says what there is under the site's names.
 	Find(ctx context.Context, site Site) ([]Found, error)
 
+	// CreateRole creates the role, which can log in with the site's password.
 	CreateRole(ctx context.Context, site Site) error
+	// CreateDatabase creates the database, schema or file.
 	CreateDatabase(ctx context.Context, site Site) error
 	// GrantRights makes the site the role's own and keeps others out.
 	GrantRights(ctx context.Context, site Site) error
@@ -102,11 +104,13 @@ type Administrator interface {
 	Open(ctx context.Context, site Site) (Session, error)
 
 	// DropDatabase ends all sessions in the site's database (or schema, or
-	// file) and drops it, DropRole ends those of the role and drops it. Both do
-	// nothing where there is nothing.
+	// file) and drops it. It does nothing where there is none.
 	DropDatabase(ctx context.Context, site Site) error
+	// DropRole ends the role's sessions and drops the role. It does nothing
+	// where there is none.
 	DropRole(ctx context.Context, site Site) error
 
+	// Close ends the connection, and with it the locks.
 	Close() error
 }
 
@@ -120,6 +124,7 @@ type Found struct {
 // A Backuper is an [Administrator] that can write a copy of a tenant's data to
 // a file, which must not exist.
 type Backuper interface {
+	// Backup writes the copy, and leaves no file behind if it fails.
 	Backup(ctx context.Context, site Site, file string) error
 }
 
@@ -573,7 +578,7 @@ func (p *Provisioning) TemplateKey() TemplateKey {
 	h := sha256.New()
 	for _, m := range p.set.All() {
 		noTransaction := m.Up != nil && m.Up.NoTransaction
-		fmt.Fprintf(h, "%q %s %t\n", m.Name, m.Checksum, noTransaction)
+		_, _ = fmt.Fprintf(h, "%q %s %t\n", m.Name, m.Checksum, noTransaction) // never fails
 	}
 	return TemplateKey{Project: p.opts.Project, Digest: hex.EncodeToString(h.Sum(nil))}
 }

@@ -42,6 +42,11 @@ var (
 // what it gives to tenants WITH GRANT OPTION.
 func (e *Engine) Administer(ctx context.Context, admin skein.Target) (skein.Administrator, error) {
 	admin.Database = ""
+	// mariadb-dump is to know the password too.
+	admin, err := e.opts.Authenticate(ctx, admin)
+	if err != nil {
+		return nil, err
+	}
 	conn, w, err := e.connect(ctx, admin)
 	if err != nil {
 		return nil, err
@@ -279,8 +284,8 @@ func scrub(err error, password secret.Secret) error {
 // nativeHash is what mysql_native_password keeps:
 // https://mariadb.com/kb/en/authentication-plugin-mysql_native_password/
 func nativeHash(password secret.Secret) string {
-	first := sha1.Sum([]byte(password.Reveal())) //nolint:gosec // see above; the password is random
-	second := sha1.Sum(first[:])                 //nolint:gosec // likewise
+	first := sha1.Sum([]byte(password.Reveal()))
+	second := sha1.Sum(first[:])
 	return "*" + strings.ToUpper(hex.EncodeToString(second[:]))
 }
 

@@ -24,7 +24,8 @@ func (a *administrator) CheckCopy(ctx context.Context, site skein.Site) error {
 		return fmt.Errorf("the copy would be on %s, and the tenant is on %s: a copy is made on the same server", site.Target.Server(), from.Server())
 	}
 	row, err := a.row(ctx, `SELECT pg_catalog.pg_has_role(d.datdba, 'MEMBER'),
-		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity s WHERE s.datid = d.oid)
+		(SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity s WHERE s.datid = d.oid),
+		EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolsuper AND r.rolname = `+quoteLiteral(from.User)+`)
 		FROM pg_catalog.pg_database d WHERE d.datname = `+quoteLiteral(from.Database))
 	switch {
 	case err != nil:
@@ -36,12 +37,12 @@ func (a *administrator) CheckCopy(ctx context.Context, site skein.Site) error {
 			Class: skein.Denied, Message: fmt.Sprintf("database %s belongs to a role that %s is not a member of", quoteIdent(from.Database), quoteIdent(a.target.User)),
 			Hint: fmt.Sprintf("GRANT %s TO %s", quoteIdent(from.User), quoteIdent(a.target.User)),
 		}
-	case row[1] == "0":
+	case row[1] == "0" && row[2] != "t":
 		return nil
 	}
 	for _, name := range []string{"pg_dump", "pg_restore"} {
 		if _, err := exec.LookPath(name); err != nil {
-			return fmt.Errorf("%s sessions are connected to database %s, which therefore takes pg_dump and pg_restore to copy, and %s is not installed here: install it, or end those sessions", row[1], quoteIdent(from.Database), name)
+			return fmt.Errorf("database %s takes pg_dump and pg_restore to copy, as %s sessions are connected to it or its role is a superuser, and %s is not installed here: install it, or end those sessions", quoteIdent(from.Database), row[1], name)
 		}
 	}
 	return nil
@@ -60,9 +61,16 @@ func (a *administrator) copyDatabase(ctx context.Context, site skein.Site) error
 			return err
 		}
 	}
-	err = a.createDatabase(ctx, t.Database, t.User, site.Source.Database, 0)
-	if code(err) != inUse {
-		return a.own(ctx, site, "database", err)
+	// What a superuser owns cannot be told from what belongs to the server.
+	super, err := a.row(ctx, "SELECT 1 FROM pg_catalog.pg_roles WHERE rolsuper AND rolname = "+quoteLiteral(site.Source.User))
+	if err != nil {
+		return fmt.Errorf("look at the source's role: %w", err)
+	}
+	if super == nil {
+		err = a.createDatabase(ctx, t.Database, t.User, site.Source.Database, 0)
+		if code(err) != inUse {
+			return a.own(ctx, site, "database", err)
+		}
 	}
 	if err := a.own(ctx, site, "database", a.createDatabase(ctx, t.Database, t.User, "", holdWait)); err != nil {
 		return err

@@ -46,6 +46,11 @@ var (
 // CREATEDB and CREATEROLE.
 func (e *Engine) Administer(ctx context.Context, admin skein.Target) (skein.Administrator, error) {
 	admin.Schema = ""
+	// pg_dump is to know the password too.
+	admin, err := e.opts.Authenticate(ctx, admin)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := e.dialer.connect(ctx, admin)
 	if err != nil {
 		return nil, err
@@ -124,8 +129,8 @@ func (a *administrator) Hold(ctx context.Context, site skein.Site) (func(context
 // advisory takes the session's lock of a name.
 func (a *administrator) advisory(ctx context.Context, name string, wait time.Duration) (func(context.Context) error, error) {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(name))                                   // never fails
-	key := fmt.Sprintf("%d, %d", provisionClass, int32(h.Sum32())) //nolint:gosec // any 32 bits will do
+	_, _ = h.Write([]byte(name)) // never fails
+	key := fmt.Sprintf("%d, %d", provisionClass, int32(h.Sum32()))
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		row, err := a.row(ctx, "SELECT pg_catalog.pg_try_advisory_lock("+key+")")
@@ -388,24 +393,47 @@ func (a *administrator) Open(ctx context.Context, site skein.Site) (skein.Sessio
 }
 
 // settle gives the tenant what in its database belongs to the role of a
-// template, or of the tenant that it is a copy of.
+// template, or to whoever owned it in the database that it is a copy of.
 func (a *administrator) settle(ctx context.Context, site skein.Site) error {
-	from := "pg_catalog.shobj_description(r.oid, 'pg_authid') LIKE " + quoteLiteral(templateMark+"%")
+	from := begins("pg_catalog.shobj_description(r.oid, 'pg_authid')", templateMark)
 	if site.Source != nil {
-		from = "r.rolname = " + quoteLiteral(site.Source.User)
+		from = "NOT r.rolsuper AND r.rolname <> " + quoteLiteral(site.Target.User)
 	}
 	// The catalog that says in which database a role owns something can be read
 	// from any.
-	owner, err := a.row(ctx, `SELECT r.rolname FROM pg_catalog.pg_shdepend s
+	owners, err := a.rows(ctx, `SELECT DISTINCT pg_catalog.quote_ident(r.rolname) FROM pg_catalog.pg_shdepend s
 		JOIN pg_catalog.pg_database d ON d.oid = s.dbid
 		JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid
 		WHERE d.datname = `+quoteLiteral(site.Target.Database)+` AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-		AND s.deptype = 'o' AND `+from+" LIMIT 1")
+		AND s.deptype = 'o' AND `+from)
 	if err != nil {
 		return fmt.Errorf("look whose the copy is: %w", err)
 	}
-	if owner == nil {
+	if len(owners) == 0 {
 		return nil
+	}
+	statements := []string{"BEGIN", "SET LOCAL statement_timeout TO 0"}
+	for _, owner := range owners {
+		statements = append(statements, "REASSIGN OWNED BY "+owner[0]+" TO "+quoteIdent(site.Target.User))
+	}
+	if site.Source == nil {
+		// What a replay would have written, of now and of this process.
+		statements = append(statements, touchHistory(a.engine.opts))
+	} else {
+		// REASSIGN takes the databases that a role owns with it, of which one is
+		// the source. The transaction lets nobody see that.
+		shared, err := a.rows(ctx, `SELECT CASE s.classid WHEN 'pg_catalog.pg_database'::pg_catalog.regclass THEN 'DATABASE ' || pg_catalog.quote_ident(d.datname)
+			ELSE 'TABLESPACE ' || pg_catalog.quote_ident(t.spcname) END || ' OWNER TO ' || pg_catalog.quote_ident(r.rolname)
+			FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid
+			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.objid LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = s.objid
+			WHERE s.dbid = 0 AND s.deptype = 'o' AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+			AND s.classid IN ('pg_catalog.pg_database'::pg_catalog.regclass, 'pg_catalog.pg_tablespace'::pg_catalog.regclass) AND `+from)
+		if err != nil {
+			return fmt.Errorf("look what else the owners of the copy own: %w", err)
+		}
+		for _, row := range shared {
+			statements = append(statements, "ALTER "+row[0])
+		}
 	}
 	inside := a.target
 	inside.Database = site.Target.Database
@@ -414,26 +442,6 @@ func (a *administrator) settle(ctx context.Context, site skein.Site) error {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	old, role := quoteIdent(owner[0]), quoteIdent(site.Target.User)
-	statements := []string{"BEGIN", "SET LOCAL statement_timeout TO 0", "REASSIGN OWNED BY " + old + " TO " + role}
-	if site.Source == nil {
-		// What a replay would have written, of now and of this process.
-		statements = append(statements, touchHistory(a.engine.opts))
-	} else {
-		// REASSIGN takes the databases that the role owns with it, of which one is
-		// the source. The transaction lets nobody see that.
-		shared, err := a.rows(ctx, `SELECT CASE s.classid WHEN 'pg_catalog.pg_database'::pg_catalog.regclass THEN 'DATABASE ' || pg_catalog.quote_ident(d.datname)
-			ELSE 'TABLESPACE ' || pg_catalog.quote_ident(t.spcname) END
-			FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid
-			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.objid LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = s.objid
-			WHERE s.dbid = 0 AND s.deptype = 'o' AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND r.rolname = `+quoteLiteral(owner[0]))
-		if err != nil {
-			return fmt.Errorf("look what else the source's role owns: %w", err)
-		}
-		for _, row := range shared {
-			statements = append(statements, "ALTER "+row[0]+" OWNER TO "+old)
-		}
-	}
 	if _, err := queryRows(ctx, s, append(statements, "COMMIT")...); err != nil {
 		return fmt.Errorf("make the copy the tenant's: %w", err)
 	}

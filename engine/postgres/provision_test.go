@@ -142,3 +142,65 @@ func dumpTenant(t testing.TB, target skein.Target) string {
 	}
 	return text
 }
+
+// A tenant that is in use, or whose objects belong to several roles, is copied
+// whole, and the source keeps what it has.
+func TestCopyInUse(t *testing.T) {
+	server := dbtest.Postgres(t)
+	source := newDatabase(t)
+	other := dbtest.UniqueName()
+	server.Exec(t, "", "CREATE ROLE "+other)
+	t.Cleanup(func() { server.Exec(t, "", "DROP OWNED BY "+other+"; DROP ROLE "+other) })
+	execAs(t, source, "CREATE TABLE one (id serial, t text); INSERT INTO one (t) VALUES ('a'); CREATE VIEW two AS SELECT * FROM one")
+	server.Exec(t, source.Database, "CREATE TABLE three (id int); ALTER TABLE three OWNER TO "+other)
+	t.Cleanup(func() { server.Exec(t, source.Database, "DROP TABLE three") })
+	owners := func(database string) []string {
+		return found(t, database, "SELECT relname || ' ' || relowner::regrole FROM pg_class WHERE relnamespace = 'public'::regnamespace UNION ALL SELECT datname || ' ' || datdba::regrole FROM pg_database WHERE datname = '"+source.Database+"' ORDER BY 1")
+	}
+	before := owners(source.Database)
+	for _, inUse := range []bool{false, true} {
+		admin, err := New(skein.SessionOptions{}).Administer(t.Context(), administratorOf(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer admin.Close()
+		name := dbtest.UniqueName()
+		site := skein.Site{TenantID: name, Target: source, Source: &source}
+		site.Target.Database, site.Target.User, site.Target.Password = name, name, secret.GenerateKey()
+		t.Cleanup(func() {
+			server.Exec(t, "", "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)")
+			server.Exec(t, "", "DROP ROLE IF EXISTS "+name)
+		})
+		if inUse {
+			conn := connectAs(t, source)
+			if _, err := conn.Exec(t.Context(), "SELECT 1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, step := range []func() error{
+			func() error { return admin.(skein.Copier).CheckCopy(t.Context(), site) },
+			func() error { return admin.CreateRole(t.Context(), site) },
+			func() error { return admin.CreateDatabase(t.Context(), site) },
+			func() error { return admin.CreateDatabase(t.Context(), site) }, // as after a crash
+			func() error { return admin.GrantRights(t.Context(), site) },
+			func() error {
+				s, err := admin.Open(t.Context(), site)
+				if err != nil {
+					return err
+				}
+				return s.Close()
+			},
+		} {
+			if err := step(); err != nil {
+				t.Fatalf("in use %t: %v", inUse, err)
+			}
+		}
+		if rows := queryAs(t, site.Target, "SELECT t FROM two"); len(rows) != 1 || rows[0][0] != "a" {
+			t.Errorf("in use %t: the rows are %q", inUse, rows)
+		}
+		execAs(t, site.Target, "INSERT INTO one (t) VALUES ('b'); INSERT INTO three VALUES (1); DROP TABLE three")
+		if after := owners(source.Database); !slices.Equal(before, after) {
+			t.Errorf("in use %t: the source belongs to %q, and before to %q", inUse, after, before)
+		}
+	}
+}

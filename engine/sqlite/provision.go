@@ -432,7 +432,7 @@ func (a *administrator) fingerprint(ctx context.Context, path string) (fingerpri
 	add := func(part, query string) error {
 		h := sha256.New()
 		err := s.query(ctx, query, 1, func(row []driver.Value) error {
-			fmt.Fprintf(h, "%q\n", fmt.Sprint(row[0]))
+			_, _ = fmt.Fprintf(h, "%q\n", fmt.Sprint(row[0])) // never fails
 			return nil
 		})
 		f.parts = append(f.parts, part)
