@@ -124,6 +124,7 @@ func Run(t *testing.T, c Config) {
 		{"Cancel", cancelTests},
 		{"Timeout", timeoutTests},
 		{"Errors", errorTests},
+		{"Odd", oddTests},
 		{"Race", raceTests},
 		{"Server", serverTests},
 		{"Killed", killedTests},

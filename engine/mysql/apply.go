@@ -267,7 +267,7 @@ var resolving = map[string]bool{
 	strconv.Itoa(errCommandDenied):   true,
 	strconv.Itoa(errColumnDenied):    true,
 	strconv.Itoa(errPrivilegeDenied): true,
-	"1054":                           true, // unknown column
+	strconv.Itoa(errNoColumn):        true,
 	"1305":                           true, // unknown routine
 }
 

@@ -134,6 +134,13 @@ func (e *Engine) connect(ctx context.Context, target skein.Target) (driver.Conn,
 	}
 	conn, err := connector.Connect(dialing)
 	switch {
+	case err == nil && w.tooOld() != "":
+		_ = conn.Close() // it is of no use
+		return nil, nil, &skein.DatabaseError{
+			Class:   skein.Permanent,
+			Message: fmt.Sprintf("%s is %s of those that Skein works with", target.Server(), w.tooOld()),
+			Hint:    "upgrade the server",
+		}
 	case err == nil:
 		return conn, w, nil
 	case ctx.Err() != nil:

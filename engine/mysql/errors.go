@@ -26,6 +26,7 @@ const (
 	errLoginDenied     = 1045
 	errNoDatabase      = 1049
 	errSyntax          = 1064
+	errNoColumn        = 1054
 	errNoThread        = 1094
 	errNotThreadOwner  = 1095
 	errCommandDenied   = 1142
@@ -84,6 +85,8 @@ var classes = map[uint16]skein.Class{
 	4031: skein.ConnectionLost, // MySQL: it was not used for too long
 }
 
+const noRoom = "make room on the disk of the server"
+
 // hints say what to do about errors that a person can act on.
 var hints = map[uint16]string{
 	errLoginDenied:    "check the tenant's user and password, and the hosts that the account may come from",
@@ -95,6 +98,11 @@ var hints = map[uint16]string{
 	1290:              "the server is read-only, perhaps a replica: connect to the primary",
 	1419:              "creating triggers and functions here takes the right SUPER, or log_bin_trust_function_creators on the server",
 	1836:              "the server is read-only, perhaps a replica: connect to the primary",
+	3:                 noRoom, // a temporary or log file could not be written
+	1021:              noRoom,
+	1026:              noRoom,
+	1114:              "the disk of the server is full, or a limit of the table's size is reached: make room",
+	3675:              noRoom, // MySQL: a tablespace could not be made larger
 	1969:              "it ran longer than limits.statement_timeout, or than the server's max_statement_time, lets it",
 	3024:              "it ran longer than limits.statement_timeout, or than the server's max_execution_time, lets it",
 	3159:              "the account takes TLS connections only: set the target's option tls",

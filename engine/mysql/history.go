@@ -53,7 +53,7 @@ const (
 // the plain select.
 func (s *session) historyQuery() string {
 	database, knexTable := s.target.Database, s.engine.opts.KnexTable
-	own := "SELECT name AS " + ownRow + ",state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool,fingerprints FROM " + s.table + " ORDER BY id"
+	own := s.ownQuery()
 	knex := "SELECT id AS " + knexRow + ",name,batch,migration_time FROM " + s.name + "." + quoteName(knexTable) + " ORDER BY id"
 	locks := s.name + "." + quoteName(knexTable+"_lock")
 	locks = "SELECT 1 AS " + knexLock + " FROM " + locks + " WHERE is_locked<>0 OR (SELECT COUNT(*) FROM " + locks + ")>1 LIMIT 1"
@@ -66,6 +66,11 @@ func (s *session) historyQuery() string {
 	}
 	return "SET @skein_knex=" + guard(knexTable, knex) + ",@skein_lock=" + guard(knexTable+"_lock", locks) + ";" +
 		"PREPARE skein FROM @skein_knex;EXECUTE skein;PREPARE skein FROM @skein_lock;EXECUTE skein;DEALLOCATE PREPARE skein;" + own
+}
+
+// ownQuery reads Skein's own table.
+func (s *session) ownQuery() string {
+	return "SELECT name AS " + ownRow + ",state,batch,checksum,done,total,started_at,applied_at,duration_ms,applied_by,tool,fingerprints FROM " + s.table + " ORDER BY id"
 }
 
 // A reading collects what a history's flight answers.
@@ -156,6 +161,8 @@ func (s *session) history(ctx context.Context, before string) (*reading, error) 
 		switch {
 		case answer.Code == strconv.Itoa(errNoTable):
 			err = nil // Skein's own: the others are guarded
+		case answer.Code == strconv.Itoa(errNoColumn):
+			return nil, s.foreignTable(ctx, answer)
 		case answer.Code == strconv.Itoa(errSyntax) && s.wire.mariaDB && !s.guarded:
 			// sql_mode=ORACLE has other blocks, and what claims to be MariaDB
 			// may be something else.
@@ -172,6 +179,25 @@ func (s *session) history(ctx context.Context, before string) (*reading, error) 
 	}
 	s.database, s.recorded = s.target.Database, r.recorded
 	return &r, nil
+}
+
+// foreignTable is the error of a table that has the name of one that is read
+// and lacks a column, which is all that the server says of it.
+func (s *session) foreignTable(ctx context.Context, answer *skein.DatabaseError) error {
+	table, whose := skein.HistoryTable, "Skein's"
+	hint := "if it is another program's, rename it: Skein keeps its history under this name"
+	again := s.flight(ctx, s.ownQuery(), func([]string, []driver.Value) {})
+	if e, ok := errors.AsType[*skein.DatabaseError](again); !ok || e.Code != answer.Code {
+		table, whose = s.engine.opts.KnexTable, "Knex's"
+		if strings.Contains(answer.Message, "'is_locked'") {
+			table += "_lock"
+		}
+		hint = "migrations.table in skein.yaml is the name of Knex's table"
+	}
+	return &skein.DatabaseError{
+		Class: skein.Permanent, Code: answer.Code, Hint: hint,
+		Message: fmt.Sprintf("the table %s is there and is not %s: %s", table, whose, answer.Message),
+	}
 }
 
 // create is what a flight begins with that writes into the history.

@@ -3,6 +3,7 @@ package mysql
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"strings"
 )
@@ -23,6 +24,28 @@ type wire struct {
 	id uint32
 	// mariaDB says that the server is MariaDB, or claims to be.
 	mariaDB bool
+	// version is what it calls its version.
+	version string
+}
+
+// tooOld says that the server's version is too old, empty if it is not, or if
+// the server does not say.
+func (w *wire) tooOld() string {
+	product, oldest := "MySQL", [2]int{5, 7}
+	// MariaDB from 10 to 10.11 puts a version of MySQL before its own, which old
+	// replicas want to see.
+	version := strings.TrimPrefix(w.version, "5.5.5-")
+	if w.mariaDB {
+		product, oldest = "MariaDB", [2]int{10, 2}
+	}
+	var major, minor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 {
+		return ""
+	}
+	if major > oldest[0] || major == oldest[0] && minor >= oldest[1] {
+		return ""
+	}
+	return fmt.Sprintf("%s %s, which is older than %d.%d, the oldest", product, version, oldest[0], oldest[1])
 }
 
 func (w *wire) Read(b []byte) (int, error) {
@@ -48,7 +71,8 @@ func (w *wire) greet(b []byte) {
 	if end < 0 || len(rest) < end+1+4 {
 		return
 	}
-	w.mariaDB = strings.Contains(string(rest[:end]), "MariaDB")
+	w.version = string(rest[:end])
+	w.mariaDB = strings.Contains(w.version, "MariaDB")
 	w.id = binary.LittleEndian.Uint32(rest[end+1:])
 	w.greeted, w.greeting = true, nil
 }

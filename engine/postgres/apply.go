@@ -117,8 +117,12 @@ func (s *session) statementError(ctx context.Context, step skein.Step, i, offset
 	if !errors.Is(err, errRolledBack) {
 		err = s.fail(ctx, err)
 		e, ok := errors.AsType[*skein.DatabaseError](err)
-		if ok && e.Hint == "" && (e.Code == activeTransaction || e.Code == invalidTermination) {
+		switch {
+		case !ok || e.Hint != "":
+		case e.Code == activeTransaction || e.Code == invalidTermination:
 			e.Hint = noTransactionHint
+		case e.Class == skein.Denied:
+			e.Hint = rightHint(e.Message, s.target.User)
 		}
 	} else {
 		err = &skein.DatabaseError{Class: skein.Permanent, Code: "40000", Message: err.Error()}

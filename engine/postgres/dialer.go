@@ -36,6 +36,9 @@ type dialer struct {
 // ended, before the connection to it is dropped.
 const cancelTimeout = 3 * time.Second
 
+// oldestVersion is the first with identity columns, which the history has.
+const oldestVersion = 10
+
 func (d *dialer) connect(ctx context.Context, target skein.Target) (*pgconn.PgConn, error) {
 	shared, err := d.config(target)
 	if err != nil {
@@ -87,6 +90,14 @@ func (d *dialer) connect(ctx context.Context, target skein.Target) (*pgconn.PgCo
 	}
 	if err != nil {
 		return nil, connectError(ctx, target, config.ConnectTimeout, err)
+	}
+	if version := majorVersion(conn); version > 0 && version < oldestVersion {
+		_ = closeConn(conn) // it is of no use
+		return nil, &skein.DatabaseError{
+			Class:   skein.Permanent,
+			Message: fmt.Sprintf("%s is PostgreSQL %s, and %d is the oldest that Skein works with", target.Server(), conn.ParameterStatus("server_version"), oldestVersion),
+			Hint:    "upgrade the server",
+		}
 	}
 	return conn, nil
 }

@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +38,7 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 		return e
 	}
 
-	e := &skein.DatabaseError{Class: skein.Unreachable}
+	e := &skein.DatabaseError{Class: skein.Unreachable, Hint: unreachableHint}
 	if failed, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		err = failed.Unwrap() // its own text has the user and database only
 	}
@@ -65,6 +67,8 @@ func badCertificate(err error) bool {
 	return verification || authority || name || invalid
 }
 
+const unreachableHint = "see whether the server runs there, and can be reached from this machine"
+
 // fail is an error of a session as the engine returns it: cleaned, and also the
 // context's if that has ended.
 func (s *session) fail(ctx context.Context, err error) error {
@@ -77,6 +81,7 @@ func (s *session) fail(ctx context.Context, err error) error {
 		return &skein.DatabaseError{
 			Class:   skein.ConnectionLost,
 			Message: secret.Scrub("the connection ended: "+err.Error(), s.target.Password),
+			Hint:    "the server, or the network to it, ended the connection: see the server's log, and try again",
 		}
 	}
 	e := serverError(answer, s.target.Password)
@@ -94,6 +99,20 @@ func fatal(answer *pgconn.PgError) bool {
 	return answer.SeverityUnlocalized == "FATAL" || answer.SeverityUnlocalized == "PANIC"
 }
 
+// hints say what to do about answers to which the server itself adds nothing.
+var hints = map[string]string{
+	"55P03": "another session holds the table: try again later, or raise limits.lock_timeout",
+	"40P01": "it and another session waited for each other again and again: try when less is going on",
+	"40001": "another session changed the same rows again and again: try when less is going on",
+	"53300": "lower limits.per_server, or this server's own limit under servers; or let the server, or the role, have more connections",
+	"57P03": "the server starts, stops or recovers: try again when it is up",
+	"57P01": "the server, or an administrator, ended the session: try again",
+	"57P02": "the server restarts after a crash: try again",
+	"53100": "make room on the disk of the server",
+
+	readOnlyTransaction: "the server is a standby, or default_transaction_read_only is on for it, its database or the role: migrate where changes are taken",
+}
+
 // serverError is an answer of the server.
 func serverError(answer *pgconn.PgError, password secret.Secret) *skein.DatabaseError {
 	return &skein.DatabaseError{
@@ -101,8 +120,52 @@ func serverError(answer *pgconn.PgError, password secret.Secret) *skein.Database
 		Code:    answer.Code,
 		Message: secret.Scrub(answer.Message, password),
 		Detail:  secret.Scrub(answer.Detail, password),
-		Hint:    secret.Scrub(answer.Hint, password),
+		Hint:    cmp.Or(secret.Scrub(answer.Hint, password), hints[answer.Code]),
 	}
+}
+
+const readOnlyTransaction = "25006"
+
+// What a role lacks, as far as the server says it in English.
+var (
+	notOwner   = regexp.MustCompile(`^must be owner of (\S+) (.+)$`)
+	notGranted = regexp.MustCompile(`^permission denied for (\S+) (.+)$`)
+)
+
+// rightHint says how the role could be given the right that a statement lacks.
+func rightHint(message, role string) string {
+	role = quoteIdent(role)
+	if m := notOwner.FindStringSubmatch(message); m != nil {
+		return fmt.Sprintf("only its owner may do this: an administrator can make the role one (ALTER %s %s OWNER TO %s), or a member of the owner (GRANT the owner TO %[3]s)",
+			strings.ToUpper(m[1]), m[2], role)
+	}
+	if m := notGranted.FindStringSubmatch(message); m != nil {
+		right := "ALL"
+		if m[1] == "schema" {
+			right = "CREATE, USAGE"
+		}
+		kind := strings.ToUpper(m[1])
+		if kind == "VIEW" {
+			kind = "TABLE"
+		}
+		return fmt.Sprintf("an administrator can give the right: GRANT %s ON %s %s TO %s", right, kind, m[2], role)
+	}
+	return fmt.Sprintf("the role %s lacks a right that an administrator, or the owner of what the statement names, can GRANT", role)
+}
+
+// A foreignTable is the error of a table that has the name of one that is read
+// and is not that.
+func foreignTable(table, what string) error {
+	e := &skein.DatabaseError{
+		Class: skein.Permanent, Code: "42703",
+		Message: fmt.Sprintf("the table %s is there and is not Skein's: %s", table, what),
+		Hint:    "if it is another program's, rename it: Skein keeps its history under this name",
+	}
+	if table != skein.HistoryTable {
+		e.Message = fmt.Sprintf("the table %s is there and is not Knex's: %s", table, what)
+		e.Hint = "migrations.table in skein.yaml is the name of Knex's table"
+	}
+	return e
 }
 
 // classify says what can be done about an answer. The codes are in

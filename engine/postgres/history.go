@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html"
 	"slices"
@@ -81,7 +82,7 @@ type tenantState struct {
 	hasHistory, hasKnexLock bool
 }
 
-func readState(row [][]byte) (tenantState, error) {
+func readState(row [][]byte, knexTable string) (tenantState, error) {
 	if len(row) != 5 {
 		return tenantState{}, fmt.Errorf("the server answered %d columns", len(row))
 	}
@@ -91,6 +92,10 @@ func readState(row [][]byte) (tenantState, error) {
 	var locks []knexLockRow
 	for i, into := range []any{&own, &knex, &locks} {
 		if err := decodeRows(row[2+i], into); err != nil {
+			if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+				tables := []string{skein.HistoryTable, knexTable, knexLock(knexTable)}
+				err = foreignTable(tables[i], fmt.Sprintf("a %s in the column %s is not what is kept there", wrong.Value, quoteIdent(wrong.Field)))
+			}
 			return tenantState{}, err
 		}
 	}

@@ -180,7 +180,7 @@ func (s *session) read(ctx context.Context) (tenantState, error) {
 
 // readState reads the answer to historyQuery.
 func (s *session) readState(row [][]byte) (tenantState, error) {
-	state, err := readState(row)
+	state, err := readState(row, s.engine.opts.KnexTable)
 	switch {
 	case err != nil:
 		return tenantState{}, fmt.Errorf("read history: %w", err)
@@ -199,6 +199,16 @@ func (s *session) readState(row [][]byte) (tenantState, error) {
 }
 
 func (s *session) readError(ctx context.Context, err error) error {
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Code == "42703" { // undefined_column
+		table := skein.HistoryTable
+		if !strings.Contains(answer.InternalQuery, quoteIdent(table)) {
+			table = s.engine.opts.KnexTable
+			if strings.Contains(answer.InternalQuery, quoteIdent(knexLock(table))) {
+				table = knexLock(table)
+			}
+		}
+		return fmt.Errorf("read history: %w", foreignTable(table, answer.Message))
+	}
 	schema, role := s.target.Schema, quoteIdent(s.target.User)
 	if schema == "" {
 		schema = "public"

@@ -55,7 +55,9 @@ func (s *session) History(ctx context.Context) (skein.History, error) {
 		if len(parts) > 0 {
 			// As long as the outer statement has not ended, its transaction goes
 			// on: both see the file at one moment, and it is locked once.
-			h, err = s.read(ctx, strings.Join(parts, " UNION ALL "))
+			if h, err = s.read(ctx, strings.Join(parts, " UNION ALL ")); err != nil {
+				err = s.foreignTable(ctx, parts, err)
+			}
 		}
 		return err
 	})
@@ -63,6 +65,36 @@ func (s *session) History(ctx context.Context) (skein.History, error) {
 		return skein.History{}, fmt.Errorf("read history: %w", err)
 	}
 	return h, nil
+}
+
+// foreignTable makes of the error of a column that is missing one that names the
+// table: it has the name of one that is read, and is not that.
+func (s *session) foreignTable(ctx context.Context, parts []string, err error) error {
+	answer, ok := errors.AsType[*skein.DatabaseError](err)
+	if !ok || !strings.HasPrefix(answer.Message, "no such column: ") {
+		return err
+	}
+	knex := s.engine.opts.KnexTable
+	for i, table := range []string{skein.HistoryTable, knex, knex + "_lock"} {
+		part := s.engine.sql.parts[i]
+		if !slices.Contains(parts, part) {
+			continue
+		}
+		if _, err := s.read(ctx, part); err == nil {
+			continue
+		}
+		e := &skein.DatabaseError{
+			Class: skein.Permanent, Code: answer.Code,
+			Message: fmt.Sprintf("the table %s is there and is not Skein's: %s", table, answer.Message),
+			Hint:    "if it is another program's, rename it: Skein keeps its history under this name",
+		}
+		if i != ownTable {
+			e.Message = fmt.Sprintf("the table %s is there and is not Knex's: %s", table, answer.Message)
+			e.Hint = "migrations.table in skein.yaml is the name of Knex's table"
+		}
+		return e
+	}
+	return err
 }
 
 // read reads a history with a statement made of statements.parts.

@@ -170,6 +170,14 @@ func (p *Private) append(name, text string) {
 // File writes a file in the server's data folder while it is stopped.
 func (p *Private) File(name, text string) { p.write(filepath.Join("data", name), text) }
 
+// Remove removes a file from the server's data folder while it is stopped.
+func (p *Private) Remove(name string) {
+	p.t.Helper()
+	if err := os.Remove(filepath.Join(p.dir, "data", name)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // LimitFiles makes the server unable to let a file grow beyond so many kilobytes
 // from its next start on, as a disk that is full does.
 func (p *Private) LimitFiles(kilobytes int) { p.limit = kilobytes }
