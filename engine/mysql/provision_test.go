@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/skeinhq/skein"
 	"github.com/skeinhq/skein/engine/enginetest"
 	"github.com/skeinhq/skein/internal/dbtest"
+	"github.com/skeinhq/skein/secret"
 )
 
 func TestProvision(t *testing.T) {
@@ -81,5 +83,56 @@ func execAs(t testing.TB, target skein.Target, sql string) {
 	defer conn.Close()
 	if _, err := conn.ExecContext(t.Context(), sql); err != nil {
 		t.Fatalf("%v\nin: %s", err, sql)
+	}
+}
+
+// What has a definer is the new tenant's own in a copy, and rows that look like
+// a dump's clauses stay as they are.
+func TestCopyDefiners(t *testing.T) {
+	source := newTarget(t)
+	const row = "/*!50017 DEFINER=`a`@`b`*/\nCREATE DEFINER=`a`@`b` VIEW"
+	for _, sql := range []string{
+		"CREATE TABLE one (id int PRIMARY KEY, t varchar(100))",
+		"INSERT INTO one VALUES (1, " + quote(row) + ")",
+		"CREATE VIEW two AS SELECT id FROM one",
+		"CREATE TRIGGER three BEFORE INSERT ON one FOR EACH ROW SET NEW.t = 'triggered'",
+		"CREATE PROCEDURE four() SELECT COUNT(*) FROM one",
+		"CREATE FUNCTION five() RETURNS int DETERMINISTIC RETURN 5",
+	} {
+		execAs(t, source, sql)
+	}
+	server := dbtest.MySQL(t)
+	conn, err := New(skein.SessionOptions{}).Administer(t.Context(), administratorOf(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	name := dbtest.UniqueName()
+	site := skein.Site{TenantID: name, Target: source, Source: &source}
+	site.Target.Database, site.Target.User, site.Target.Password = name, name, secret.GenerateKey()
+	t.Cleanup(func() {
+		server.Exec(t, "", "DROP DATABASE IF EXISTS "+name)
+		server.Exec(t, "", "DROP USER IF EXISTS "+name)
+	})
+	for range 2 { // the second time as after a crash
+		for _, step := range []func(context.Context, skein.Site) error{conn.CreateRole, conn.CreateDatabase, conn.GrantRights} {
+			if err := step(t.Context(), site); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got := server.Query(t, name, `SELECT definer FROM information_schema.views WHERE table_schema = ? UNION
+		SELECT definer FROM information_schema.triggers WHERE trigger_schema = ? UNION
+		SELECT definer FROM information_schema.routines WHERE routine_schema = ?`, name, name, name)
+	if len(got) != 1 || got[0][0] != name+"@%" {
+		t.Errorf("the definers are %q", got)
+	}
+	execAs(t, site.Target, "INSERT INTO one (id) VALUES (2)")
+	rows := server.Query(t, name, "SELECT t FROM one ORDER BY id")
+	if len(rows) != 2 || rows[0][0] != row || rows[1][0] != "triggered" {
+		t.Errorf("the rows are %q", rows)
+	}
+	if n := server.Query(t, name, "SELECT count(*), five() FROM two"); n[0][0] != "2" || n[0][1] != "5" {
+		t.Errorf("the view and the function give %q", n)
 	}
 }
