@@ -296,7 +296,7 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 		switch {
 		case slices.Contains(choices, v):
 		case v == value:
-			errs = append(errs, at.errorf(key, "%q is not one of %s", v, strings.Join(choices, ", ")))
+			errs = append(errs, at.errorf(key, "%q is not one of %s", at.written(key), strings.Join(choices, ", ")))
 		default:
 			errs = append(errs, fmt.Errorf("%s=%q is not one of %s", name, v, strings.Join(choices, ", ")))
 		}
