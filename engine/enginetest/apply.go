@@ -102,7 +102,7 @@ var applyTests = []namedTest{
 		_, err := session.Apply(t.Context(), step(t, e, bad, skein.Up, 1))
 		wantStatementError(t, err, &skein.StatementError{
 			Migration: "1.sql", Direction: skein.Up, Path: bad.Path, Line: upLine + 3,
-			Statement: table("one"), Index: 3, Total: 4, Partial: !s.Transactional,
+			Statement: table("one"), Index: 3, Total: 4, Partial: !s.Transactional, Exact: !s.Transactional,
 		})
 		tables, record := s.tables(t, target), s.records(t, target)["1.sql"]
 		if s.Transactional {
@@ -128,7 +128,7 @@ var applyTests = []namedTest{
 		_, err := session.Apply(t.Context(), step(t, e, m, skein.Up, 4))
 		wantStatementError(t, err, &skein.StatementError{
 			Migration: "1.sql", Direction: skein.Up, Path: m.Path, Line: upLine + 2,
-			Statement: "INSERT INTO missing\n  VALUES (1)", Index: 3, Total: 4, Partial: true,
+			Statement: "INSERT INTO missing\n  VALUES (1)", Index: 3, Total: 4, Partial: true, Exact: true,
 		})
 		r := s.records(t, target)["1.sql"]
 		wantPartial(t, r, skein.Applying, 2, 4)
@@ -147,7 +147,7 @@ var applyTests = []namedTest{
 		_, err = session.Apply(t.Context(), step(t, e, m, skein.Down, 0))
 		wantStatementError(t, err, &skein.StatementError{
 			Migration: "1.sql", Direction: skein.Down, Path: m.Path, Line: downLine + 1,
-			Statement: "DROP TABLE missing", Index: 2, Total: 3, Partial: true,
+			Statement: "DROP TABLE missing", Index: 2, Total: 3, Partial: true, Exact: true,
 		})
 		wantPartial(t, s.records(t, target)["1.sql"], skein.Reverting, 1, 3)
 		if got, want := s.tables(t, target), []string{"one"}; !slices.Equal(got, want) {
@@ -170,7 +170,7 @@ var applyTests = []namedTest{
 		}
 		wantStatementError(t, err, &skein.StatementError{
 			Migration: "1.sql", Direction: skein.Up, Path: m.Path, Line: upLine,
-			Statement: "INSERT INTO missing VALUES (1)", Index: 1, Total: 2, Partial: broken.Partial,
+			Statement: "INSERT INTO missing VALUES (1)", Index: 1, Total: 2, Partial: broken.Partial, Exact: broken.Exact,
 		})
 		r, recorded := s.records(t, target)["1.sql"]
 		if recorded != broken.Partial {

@@ -83,7 +83,7 @@ var partialTests = []namedTest{
 		r = s.settle(t, target, skein.PlanOptions{Settle: skein.Continue}, m, later)
 		wantStatementError(t, r.Err, &skein.StatementError{
 			Migration: "1.sql", Direction: skein.Up, Path: m.Path, Line: upLine + 2,
-			Statement: "INSERT INTO missing\n  VALUES (1)", Index: 3, Total: 4, Partial: true,
+			Statement: "INSERT INTO missing\n  VALUES (1)", Index: 3, Total: 4, Partial: true, Exact: true,
 		})
 		wantPartial(t, s.one(t, target), skein.Applying, 2, 4)
 		s.Exec(t, target, table("missing"))

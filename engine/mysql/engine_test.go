@@ -136,7 +136,7 @@ func TestErrors(t *testing.T) {
 
 	server.Exec(t, "", "ALTER USER "+quoteName(target.User)+" WITH MAX_USER_CONNECTIONS 1")
 	first := open(t, e, target)
-	if _, err := e.Open(t.Context(), target); skein.ErrorClass(err) != skein.Transient {
+	if _, err := e.Open(t.Context(), target); skein.ErrorClass(err) != skein.Crowded {
 		t.Errorf("a second connection where one is allowed: %v", err)
 	}
 	server.Exec(t, "", "ALTER USER "+quoteName(target.User)+" WITH MAX_USER_CONNECTIONS 0")

@@ -92,6 +92,11 @@ var hints = map[uint16]string{
 	errLoginDenied:    "check the tenant's user and password, and the hosts that the account may come from",
 	errNoDatabase:     "create the database, or correct the tenant's target",
 	errNotThreadOwner: "ending another account's session takes the right CONNECTION ADMIN or SUPER",
+	1040:              crowdedHint,
+	1203:              crowdedHint,
+	errResource:       crowdedHint,
+	1213:              "it and another session waited for each other again and again: try when less is going on",
+	1053:              "the server shuts down: try again when it is up",
 	1129:              "an administrator can let the host in again: FLUSH HOSTS",
 	1130:              "the account exists for other hosts only",
 	1205:              "another session holds the table: try again later, or raise limits.lock_timeout",
@@ -107,6 +112,12 @@ var hints = map[uint16]string{
 	3024:              "it ran longer than limits.statement_timeout, or than the server's max_execution_time, lets it",
 	3159:              "the account takes TLS connections only: set the target's option tls",
 }
+
+const (
+	crowdedHint     = "lower limits.per_server, or this server's own limit under servers; or let the server, or the account, have more connections"
+	unreachableHint = "see whether the server runs there, and can be reached from this machine"
+	lostHint        = "the server, or the network to it, ended the connection: see the server's log, and try again"
+)
 
 var (
 	deniedCommand = regexp.MustCompile(`^(?:.* )?([A-Z][A-Z ,]*?) command denied`)
@@ -150,6 +161,9 @@ func databaseError(err error, target skein.Target) *skein.DatabaseError {
 	} else if strings.HasPrefix(answer.Message, "local file ") {
 		answer.Message = "LOAD DATA LOCAL is not carried out: a migration reads no files of the machine that Skein runs on"
 		answer.Hint = "write the rows as INSERT statements"
+	}
+	if answer.Hint == "" {
+		answer.Hint = map[skein.Class]string{skein.Unreachable: unreachableHint, skein.ConnectionLost: lostHint}[answer.Class]
 	}
 	answer.Message = secret.Scrub(answer.Message, target.Password)
 	return answer

@@ -49,7 +49,9 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 	switch {
 	case pgconn.Timeout(err):
 		e.Message = fmt.Sprintf("connect to %s: no answer within %s", target.Server(), timeout)
-	case !slices.ContainsFunc(lines, func(line string) bool { return !strings.Contains(line, "server refused TLS connection") }):
+	case !slices.ContainsFunc(lines, func(line string) bool {
+		return !strings.Contains(line, "server refused TLS connection") && !strings.Contains(line, "channel binding required")
+	}):
 		e.Class = skein.Permanent
 		e.Hint = "the server has no TLS, and the target's options (sslmode, channel_binding) demand it"
 	case badCertificate(err):

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net"
 	"testing"
 	"time"
 
@@ -127,4 +128,34 @@ func TestDelayed(t *testing.T) {
 			wantWhole(t, k, target.Database, changes)
 		})
 	}
+}
+
+// listenSilently takes connections until the test ends, and says nothing.
+func listenSilently(t *testing.T) (port int) {
+	t.Helper()
+	var config net.ListenConfig
+	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns []net.Conn
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns = append(conns, conn)
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+	})
+	return listener.Addr().(*net.TCPAddr).Port
 }
