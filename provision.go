@@ -26,6 +26,7 @@ const (
 	StepRights   ProvisionStep = "rights"   // the role gets its rights there, everyone else loses theirs
 	StepMigrate  ProvisionStep = "migrate"  // all migrations run
 	StepActivate ProvisionStep = "activate" // the tenant becomes active
+	StepAnew     ProvisionStep = "anew"     // a database with half a migration is dropped, before StepDatabase
 	StepDone     ProvisionStep = "done"
 
 	StepDropDatabase ProvisionStep = "drop database"
@@ -39,7 +40,7 @@ const (
 )
 
 var (
-	provisionSteps = []ProvisionStep{StepRole, StepDatabase, StepRights, StepMigrate, StepActivate}
+	provisionSteps = []ProvisionStep{StepRole, StepAnew, StepDatabase, StepRights, StepMigrate, StepActivate}
 	dropSteps      = []ProvisionStep{StepDropDatabase, StepDropRole, StepForget}
 	undoSteps      = []ProvisionStep{StepUndoDatabase, StepUndoRole, StepForget}
 )
@@ -362,28 +363,40 @@ func (p *Provisioning) Provision(ctx context.Context, admin Administrator, req P
 		source := p.opts.Locate(req.Source.Target)
 		site.Source, out.Origin = &source, FromTenant
 	}
-	begun := false
-	for _, s := range provisionSteps {
-		begun = begun || s == step
-		if !begun {
+	at := slices.Index(provisionSteps, step)
+	if at < 0 {
+		return out, fmt.Errorf("tenant %s is recorded at the step %q, which this version of Skein does not know: use the one that began it", r.Tenant.Slug, step)
+	}
+	for anew := false; at < len(provisionSteps); at++ {
+		step := provisionSteps[at]
+		if step == StepAnew && r.Step != StepAnew {
 			continue
 		}
 		if p.stopped() {
 			return out, ErrInterrupted
 		}
-		site.Made = s != StepRole && s != StepDatabase
-		if s != r.Step {
-			if err := p.journal.Begin(ctx, r.Tenant, s); err != nil {
+		site.Made = step != StepRole && step != StepDatabase
+		if step != r.Step {
+			if err := p.journal.Begin(ctx, r.Tenant, step); err != nil {
 				return out, err
 			}
+			r.Step = step
 		}
-		p.opts.Began(r.Tenant, s)
-		if err := p.take(ctx, admin, s, &site, &out); err != nil {
+		p.opts.Began(r.Tenant, step)
+		err := p.take(ctx, admin, step, &site, &out)
+		if step == StepMigrate && halfMigrated(err) && out.Resumed && !anew {
+			// Nobody has used this database: it may as well be made again.
+			anew = true
+			at = slices.Index(provisionSteps, StepAnew) - 1
+			if err := p.journal.Begin(ctx, r.Tenant, StepAnew); err != nil {
+				return out, err
+			}
+			r.Step = StepAnew
+			continue
+		}
+		if err != nil {
 			return out, err
 		}
-	}
-	if !begun {
-		return out, fmt.Errorf("tenant %s is recorded at the step %q, which this version of Skein does not know: use the one that began it", r.Tenant.Slug, step)
 	}
 	out.Tenant.Status, out.Tenant.Active = StatusActive, true
 	return out, nil
@@ -415,6 +428,13 @@ type busyError struct{ msg string }
 func (e *busyError) Error() string { return e.msg }
 
 func (e *busyError) Hint() string { return "wait for it to end; should it fail, run this again" }
+
+// halfMigrated says whether a migration began, in an earlier call, and did not
+// end.
+func halfMigrated(err error) bool {
+	refused, ok := errors.AsType[*RefusedError](err)
+	return ok && refused.Reason == ReasonPartial
+}
 
 // reserve records a new tenant, when nothing is in its way.
 func (p *Provisioning) reserve(ctx context.Context, admin Administrator, req ProvisionRequest) (*Reservation, error) {
@@ -509,6 +529,8 @@ func (p *Provisioning) take(ctx context.Context, admin Administrator, step Provi
 	switch step {
 	case StepRole:
 		return admin.CreateRole(ctx, *site)
+	case StepAnew:
+		return admin.DropDatabase(ctx, *site)
 	case StepDatabase:
 		var err error
 		if site.Source == nil {

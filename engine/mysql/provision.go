@@ -336,6 +336,12 @@ func (a *administrator) GrantRights(ctx context.Context, site skein.Site) error 
 		}
 		err = a.flight(ctx, "GRANT ALL PRIVILEGES ON "+quoteName(database)+".* TO "+a.account(site), nil)
 	}
+	if err == nil {
+		// It is locked where a database was dropped to be made anew.
+		if err = a.flight(ctx, "ALTER USER "+a.account(site)+" ACCOUNT UNLOCK", nil); code(err) == errSyntax {
+			err = nil // a server that cannot lock it
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("give the tenant its rights: %w", err)
 	}
