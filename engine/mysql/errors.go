@@ -120,7 +120,7 @@ const (
 )
 
 var (
-	deniedCommand = regexp.MustCompile(`^(?:.* )?([A-Z][A-Z ,]*?) command denied`)
+	deniedCommand = regexp.MustCompile(`([A-Z]+(?:,? [A-Z]+)*) command denied`)
 	nearLine      = regexp.MustCompile(`(?s)^(.*?) near '(.*)' at line (\d+)$`)
 )
 

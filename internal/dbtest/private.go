@@ -130,7 +130,7 @@ func lookPath(name string) string {
 func (p *Private) command(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(lookPath(program), args...) //nolint:noctx // it is ended by the test's end
 	if p.limit > 0 {
-		cmd = exec.Command("/bin/sh", append([]string{"-c", "ulimit -f " + strconv.Itoa(2*p.limit) + `; exec "$0" "$@"`, cmd.Path}, args...)...) //nolint:noctx // likewise
+		cmd = exec.Command("/bin/sh", append([]string{"-c", "trap '' XFSZ; ulimit -f " + strconv.Itoa(2*p.limit) + `; exec "$0" "$@"`, cmd.Path}, args...)...) //nolint:noctx // likewise
 	}
 	cmd.Dir = p.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.account(), Setpgid: true}
