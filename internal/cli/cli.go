@@ -49,9 +49,26 @@ type System struct {
 	KeyServices map[string]KeyService
 }
 
+// An output is where results or messages go. Its first error is kept, so that
+// who writes need not look at each.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.Writer.Write(p)
+	o.err = err
+	return n, err
+}
+
 // An app is one call of the command.
 type app struct {
 	System
+	raw  System // with Out and Err as they are, which may be terminals
 	term *ui.Terminal
 	args []string
 
@@ -72,7 +89,9 @@ type app struct {
 
 // Run carries out a command line and returns the exit code.
 func Run(args []string, system System) int {
-	a := &app{System: system, args: args, stop: make(chan struct{})}
+	out := &output{Writer: system.Out}
+	a := &app{System: system, raw: system, args: args, stop: make(chan struct{})}
+	a.Out, a.Err = out, &output{Writer: system.Err}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
@@ -112,13 +131,21 @@ func Run(args []string, system System) int {
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	cmd, err := root.ExecuteContextC(ctx)
-	return a.exitCode(cmd, err)
+	code := a.exitCode(cmd, err)
+	if out.err != nil && code != exitOK && errors.Is(err, out.err) {
+		return code // told already
+	}
+	if out.err != nil {
+		a.errorf("write the output: %v", out.err)
+		code = max(code, exitUsage)
+	}
+	return code
 }
 
 func (a *app) setTerminal() {
 	noColor, _ := a.LookupEnv("NO_COLOR")
 	kind, _ := a.LookupEnv("TERM")
-	a.term = ui.NewTerminal(a.Out, a.Err, ui.TerminalOptions{NoColor: a.noColor || noColor != "", Term: kind})
+	a.term = ui.NewTerminal(a.raw.Out, a.raw.Err, ui.TerminalOptions{NoColor: a.noColor || noColor != "", Term: kind})
 }
 
 // stdin is the standard input, which a signal ends: a person may never type

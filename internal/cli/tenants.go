@@ -193,8 +193,14 @@ func (a *app) tenantsShowCommand() *cobra.Command {
 			var table ui.Table
 			dim := func(s string) string { return a.term.OnOut(ui.Dim, s) }
 			for _, row := range [][2]string{
-				{"slug", t.Slug}, {"id", t.ID}, {"name", t.Name}, {"status", t.Status},
-				{"target", t.Target.String()}, {"password", passwordState(t)}, {"options", labels(t.Target.Options)}, {"labels", labels(t.Labels)},
+				{"slug", t.Slug},
+				{"id", t.ID},
+				{"name", t.Name},
+				{"status", t.Status},
+				{"target", t.Target.String()},
+				{"password", passwordState(t)},
+				{"options", labels(t.Target.Options)},
+				{"labels", labels(t.Labels)},
 			} {
 				if row[1] != "" {
 					table.Row(ui.Styled(dim, row[0]), row[1])
@@ -407,7 +413,7 @@ object in JSON. Passwords are stored encrypted.
 				if err != nil {
 					return err
 				}
-				defer file.Close()
+				defer func() { _ = file.Close() }() // it was only read
 				in, name = file, args[0]
 			}
 			w, err := a.open(ctx)

@@ -57,7 +57,7 @@ func (a *app) unlock(ctx context.Context, word string, force bool) error {
 		a.printFailure(tenant.Slug, err)
 		return errFailed
 	}
-	defer session.Close()
+	defer func() { _ = session.Close() }() // nothing is left to be done there
 	keeper, ok := session.(skein.LockKeeper)
 	if !ok {
 		return errors.New("this engine's locks cannot be shown")
