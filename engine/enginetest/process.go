@@ -34,6 +34,7 @@ const (
 	doLock     = "lock"      // take the lock, and keep it
 	doSlow     = "slow"      // take the lock, and apply the slow migration
 	doSlowBare = "slow-bare" // likewise, without a transaction
+	doDieAt    = "die "      // run what is pending of raceSet, and be killed at a point
 )
 
 // Lines that children write begin with this; the testing package writes others.
@@ -50,9 +51,16 @@ func child(t *testing.T, c Config) {
 	say := func(format string, args ...any) { fmt.Printf(childLine+format+"\n", args...) }
 
 	e := s.engine()
+	point, dies := strings.CutPrefix(o.Do, doDieAt)
+	if dies {
+		say("ready") // one that dies may not come any further
+		e = mortal{e, point}
+	}
 	session := s.open(t, e, o.Target)
-	if o.Do == doMigrate {
-		say("ready")
+	if o.Do == doMigrate || dies {
+		if !dies {
+			say("ready")
+		}
 		var begin bool
 		if err := input.Decode(&begin); err != nil {
 			t.Fatalf("wait for the others: %v", err)
@@ -209,6 +217,12 @@ func (s *suite) wantOneWinner(t *testing.T, target skein.Target, done []string) 
 	if winners != 1 {
 		t.Errorf("%d of %d runners applied the migrations", winners, len(done))
 	}
+	s.wantRaceDone(t, target)
+}
+
+// wantRaceDone wants each migration of the race to have run once.
+func (s *suite) wantRaceDone(t *testing.T, target skein.Target) {
+	t.Helper()
 	records := s.records(t, target)
 	for _, name := range []string{"1.sql", "2.sql", "3.sql"} {
 		if records[name].State != skein.Applied {
@@ -295,6 +309,12 @@ var raceTests = []namedTest{
 }
 
 var killedTests = []namedTest{
+	{"EachPoint", func(t *testing.T, s *suite) {
+		for _, point := range points() {
+			t.Run(point, func(t *testing.T) { s.killedAt(t, point) })
+		}
+	}},
+
 	{"Lock", func(t *testing.T, s *suite) {
 		target := s.NewTarget(t)
 		session := s.open(t, s.engine(), target)
