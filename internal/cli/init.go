@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,15 +25,19 @@ central:
   # The database that lists the tenants: postgres://, mysql:// or sqlite:PATH
   url: %s
 
-migrations:
-  dir: migrations/tenant
-
+%s
 # encryption:
 #   key: ${DB_ENCRYPTION_KEY}      # what the tenants' passwords are encrypted with
 `
 
+// migrationsStub is what stands for the migrations of a new project.
+const migrationsStub = `migrations:
+  dir: migrations/tenant
+`
+
 func (a *app) initCommand() *cobra.Command {
 	var url string
+	var fromKnex bool
 	cmd := &cobra.Command{
 		Use:     "init",
 		GroupID: "set",
@@ -45,13 +50,18 @@ tables up to date.
 The central database is a SQLite file, .skein/central.db, unless --central or
 SKEIN_CENTRAL_URL names another.
 
+With --from-knex the knexfile in this folder is loaded, with Node, and the
+settings say what it says: folders, table, extensions. What is found is told, and
+the mapping of the table that lists the tenants is there to be filled in.
+
 ` + exitCodesHelp,
 		Example: `  skein init
+  skein init --from-knex
   SKEIN_CENTRAL_URL=postgres://skein@db1/central skein init`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			if err := a.writeSettings(url); err != nil {
+			if err := a.writeSettings(ctx, url, fromKnex); err != nil {
 				return err
 			}
 			cfg, err := config.Load(a.configPath, a.LookupEnv)
@@ -84,13 +94,17 @@ SKEIN_CENTRAL_URL names another.
 		},
 	}
 	cmd.Flags().StringVar(&url, "central", "", "`address` of the central database to write into a new skein.yaml (one with a password belongs in SKEIN_CENTRAL_URL)")
+	cmd.Flags().BoolVar(&fromKnex, "from-knex", false, "take folders, table and extensions from the project's knexfile")
 	return cmd
 }
 
 // writeSettings makes the settings file if it does not exist.
-func (a *app) writeSettings(url string) error {
+func (a *app) writeSettings(ctx context.Context, url string, fromKnex bool) error {
 	path, _ := config.Path(a.configPath, a.LookupEnv)
 	kept := func() error {
+		if fromKnex {
+			return fmt.Errorf("%s exists already: take it away to have one made by --from-knex, or leave --from-knex out", path)
+		}
 		if url != "" {
 			return fmt.Errorf("%s exists already: set central.url there, or leave --central out", path)
 		}
@@ -113,6 +127,12 @@ func (a *app) writeSettings(url string) error {
 		value = "${SKEIN_CENTRAL_URL}"
 	}
 	folder := filepath.Dir(path)
+	migrations := migrationsStub
+	if fromKnex {
+		if migrations, err = a.settingsFromKnex(ctx, folder); err != nil {
+			return err
+		}
+	}
 	//nolint:gosec // as above
 	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return fmt.Errorf("make the folder of the settings: %w", err)
@@ -123,7 +143,7 @@ func (a *app) writeSettings(url string) error {
 		return fmt.Errorf("make the settings file: %w", err)
 	}
 	defer func() { _ = os.Remove(f.Name()) }() // it has another name by then
-	_, err = fmt.Fprintf(f, settingsStub, value)
+	_, err = fmt.Fprintf(f, settingsStub, value, migrations)
 	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
 		return fmt.Errorf("write the settings file: %w", err)
 	}

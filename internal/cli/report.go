@@ -212,6 +212,8 @@ func (r *textReport) note(e skein.Event) string {
 		r.running[e.Tenant.ID] = w
 	case skein.TenantRetried, skein.ServerCrowded, skein.ServerDown, skein.ServerBack:
 		return r.noteTrouble(e)
+	case skein.MigrationOutput:
+		return fmt.Sprintf("  %s  %s %s", ui.Printable(e.Tenant.Slug), term.OnErr(ui.Dim, "|"), ui.Printable(e.Output))
 	case skein.MigrationEnded:
 		if r.each && e.Err == nil {
 			return fmt.Sprintf("  %s  %s  %s  %s", ui.Printable(e.Tenant.Slug), e.Direction, ui.Printable(e.Migration.Name), term.OnErr(ui.Dim, ui.Took(e.Duration)))

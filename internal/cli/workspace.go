@@ -19,6 +19,7 @@ import (
 	"github.com/skeinhq/skein/engine/postgres"
 	"github.com/skeinhq/skein/engine/sqlite"
 	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/knex"
 	"github.com/skeinhq/skein/secret"
 	"github.com/skeinhq/skein/source"
 )
@@ -28,6 +29,7 @@ type workspace struct {
 	app   *app
 	cfg   *config.Config
 	store *central.Store
+	knex  *knex.Runner // starts nothing before its first run
 
 	passwords passwordCommands
 }
@@ -52,6 +54,9 @@ func (a *app) open(ctx context.Context) (*workspace, error) {
 func (w *workspace) close() {
 	// Nothing is left to be written by then.
 	_ = w.store.Close()
+	if w.knex != nil {
+		_ = w.knex.Close()
+	}
 }
 
 // engines are all that Skein has, with the settings' limits.
@@ -84,7 +89,7 @@ func whoami() string {
 
 // migrations reads and checks all migration files.
 func (w *workspace) migrations() (*skein.Set, error) {
-	return source.Load(w.cfg.MigrationDirs(), nil)
+	return source.Load(w.cfg.MigrationDirs(), &source.Options{Extensions: w.cfg.Migrations.Extensions})
 }
 
 // limits are flags that bound a run, laid over the settings.
@@ -154,7 +159,11 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 			servers[s.Reached().Server()] = s.Parallel
 		}
 	}
+	if w.knex == nil {
+		w.knex = knex.New(knexOptions(w.cfg))
+	}
 	return skein.NewFleet(engines, set, &skein.FleetOptions{
+		Knex:      w.knex,
 		Parallel:  w.cfg.Limits.Parallel,
 		PerServer: w.cfg.Limits.PerServer,
 		Servers:   servers,

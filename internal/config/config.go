@@ -38,6 +38,7 @@ type Config struct {
 	Central      Central
 	Encryption   Encryption
 	Migrations   Migrations
+	Knex         Knex
 	Servers      map[string]Server
 	Limits       Limits
 	Provisioning Provisioning
@@ -81,6 +82,21 @@ type Migrations struct {
 	Dirs   []string
 	Table  string // Knex's
 	Policy skein.Policy
+	// Extensions are those of Knex migrations, with the dot; empty: all that
+	// Knex knows.
+	Extensions []string
+}
+
+// Knex says how Knex migrations are run.
+type Knex struct {
+	// File is the knexfile; empty: the one that Knex finds beside the settings.
+	File string
+	// Environment is the knexfile's; empty: NODE_ENV, or development.
+	Environment string
+	// Node is the program; empty: node.
+	Node string
+	// Workers bounds the Node processes, 0: as many as fit.
+	Workers int
 }
 
 // A Server is a database server that holds tenants.
@@ -145,7 +161,14 @@ type file struct {
 		Edited     string     `yaml:"edited"`
 		Missing    string     `yaml:"missing"`
 		OutOfOrder string     `yaml:"out_of_order"`
+		Extensions stringList `yaml:"extensions"`
 	} `yaml:"migrations"`
+	Knex struct {
+		File        string `yaml:"file"`
+		Environment string `yaml:"environment"`
+		Node        string `yaml:"node"`
+		Workers     int    `yaml:"workers"`
+	} `yaml:"knex"`
 	Servers map[string]struct {
 		URL             string            `yaml:"url"`
 		Parallel        int               `yaml:"parallel"`
@@ -333,6 +356,17 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 	c.Migrations.Policy.Edited = skein.EditedPolicy(choice("SKEIN_EDITED", "migrations.edited", f.Migrations.Edited, "error", "warn", "ignore"))
 	c.Migrations.Policy.AllowMissing = choice("SKEIN_MISSING", "migrations.missing", f.Migrations.Missing, "error", "allow") == "allow"
 	c.Migrations.Policy.AllowOutOfOrder = choice("SKEIN_OUT_OF_ORDER", "migrations.out_of_order", f.Migrations.OutOfOrder, "error", "allow") == "allow"
+
+	c.Migrations.Extensions = f.Migrations.Extensions
+	for _, ext := range c.Migrations.Extensions {
+		if !skein.KnexName("x" + ext) {
+			errs = append(errs, at.errorf("migrations.extensions", "%q is not an extension of Knex migrations, such as .js or .ts", ext))
+		}
+	}
+	c.Knex = Knex{
+		File: f.Knex.File, Environment: text("SKEIN_KNEX_ENVIRONMENT", f.Knex.Environment, ""),
+		Node: f.Knex.Node, Workers: number("SKEIN_KNEX_WORKERS", "knex.workers", f.Knex.Workers, 0),
+	}
 
 	c.Servers = make(map[string]Server, len(f.Servers))
 	connecting := make(map[string]string) // those that say how to connect

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/knex"
+)
+
+// knexOptions say how the project's own Knex is run: from the folder of the
+// settings, as its npm scripts run it.
+func knexOptions(cfg *config.Config) *knex.Options {
+	opts := &knex.Options{
+		Dir: cfg.Dir, Env: cfg.Knex.Environment, Node: cfg.Knex.Node, Workers: cfg.Knex.Workers,
+		Table:   cfg.Migrations.Table,
+		Timeout: cfg.Limits.Timeout, LockTimeout: cfg.Limits.LockTimeout, StatementTimeout: cfg.Limits.StatementTimeout,
+	}
+	if cfg.Knex.File != "" {
+		opts.Knexfile = cfg.Resolve(cfg.Knex.File)
+	}
+	return opts
+}
+
+// mappingStub is the part of the settings that a team with a table of tenants
+// fills in.
+const mappingStub = `
+# Your application's table of tenants, in the database that central.url names.
+# Take the # away, put in your names, and it is read instead of Skein's own.
+#   (move these lines under central:)
+#  tenants:
+#    table: tenants
+#    columns: {id: id, slug: slug, name: name, status: status, host: db_host, port: db_port,
+#              database: db_name, user: db_username, password: db_password}
+#    engine: %s
+#    active: [active]
+`
+
+// settingsFromKnex loads the knexfile of the project in a folder, tells what it
+// says, and returns the settings that say the same.
+func (a *app) settingsFromKnex(ctx context.Context, dir string) (string, error) {
+	found, err := knex.ReadConfig(ctx, &knex.Options{Dir: dir})
+	if err != nil {
+		return "", err
+	}
+	if found.Knexfile == "" {
+		return "", fmt.Errorf("no knexfile in %s or above it: call skein init where you call knex, or without --from-knex", dir)
+	}
+	about := found.Knexfile
+	if here, err := os.Getwd(); err == nil {
+		if relative, err := filepath.Rel(here, about); err == nil {
+			about = relative
+		}
+	}
+	if found.Environment != "" {
+		about += ", environment " + found.Environment
+	}
+	a.notef("%s  read, with knex %s for %s", about, found.Knex, cmp.Or(found.Client, "no client"))
+
+	directories := found.Directories
+	if len(directories) == 0 {
+		directories = []string{"./migrations"} // Knex's own default
+	}
+	var settings struct {
+		Migrations struct {
+			Dir        []string `yaml:"dir"`
+			Table      string   `yaml:"table,omitempty"`
+			Extensions []string `yaml:"extensions,omitempty"`
+		} `yaml:"migrations"`
+		Knex struct {
+			Environment string `yaml:"environment,omitempty"`
+		} `yaml:"knex,omitempty"`
+	}
+	settings.Migrations.Dir, settings.Migrations.Extensions = directories, found.LoadExtensions
+	if found.TableName != skein.DefaultKnexTable {
+		settings.Migrations.Table = found.TableName
+	}
+	if env, _ := a.LookupEnv("NODE_ENV"); found.Environment != "" && env == "" && len(found.Environments) > 1 {
+		settings.Knex.Environment = found.Environment
+		a.notef("  of the environments %s this one is used: change knex.environment for another", strings.Join(found.Environments, ", "))
+	}
+	for _, dir := range directories {
+		a.notef("  migrations in %s", dir)
+	}
+	for _, trouble := range knexTroubles(found) {
+		fmt.Fprintf(a.Err, "  ! %s\n", trouble)
+	}
+	text, err := yaml.Marshal(settings)
+	if err != nil {
+		return "", fmt.Errorf("write the settings: %w", err)
+	}
+	return strings.ReplaceAll(string(text), "$", "$$") +
+		fmt.Sprintf(mappingStub, cmp.Or(found.Engine, skein.PostgreSQL)), nil
+}
+
+// knexTroubles are what a knexfile says that Skein does not do, or does in
+// another way.
+func knexTroubles(found knex.Config) []string {
+	var out []string
+	if found.OwnSource {
+		out = append(out, "migrations.migrationSource is the project's own way to read migrations: Skein reads folders, so name them in migrations.dir")
+	}
+	if found.SortDirsSeparately && len(found.Directories) > 1 {
+		out = append(out, "migrations.sortDirsSeparately runs one folder after the other: Skein sorts all files together, so check the order with skein plan")
+	}
+	if found.SchemaName != "" {
+		out = append(out, fmt.Sprintf("migrations.schemaName is %s: Skein reads Knex's table in the tenant's own schema, so give the tenants this schema", found.SchemaName))
+	}
+	if found.Engine == "" && found.Client != "" {
+		out = append(out, fmt.Sprintf("Skein has no engine for the client %s: it has PostgreSQL, MySQL, MariaDB and SQLite", found.Client))
+	}
+	return out
+}
