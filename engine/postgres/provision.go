@@ -413,7 +413,9 @@ func (a *administrator) settle(ctx context.Context, site skein.Site) error {
 		return nil
 	}
 	statements := []string{"BEGIN", "SET LOCAL statement_timeout TO 0"}
+	var names []string
 	for _, owner := range owners {
+		names = append(names, quoteLiteral(owner[0]))
 		statements = append(statements, "REASSIGN OWNED BY "+owner[0]+" TO "+quoteIdent(site.Target.User))
 	}
 	if site.Source == nil {
@@ -427,7 +429,8 @@ func (a *administrator) settle(ctx context.Context, site skein.Site) error {
 			FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid
 			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.objid LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = s.objid
 			WHERE s.dbid = 0 AND s.deptype = 'o' AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-			AND s.classid IN ('pg_catalog.pg_database'::pg_catalog.regclass, 'pg_catalog.pg_tablespace'::pg_catalog.regclass) AND `+from)
+			AND s.classid IN ('pg_catalog.pg_database'::pg_catalog.regclass, 'pg_catalog.pg_tablespace'::pg_catalog.regclass)
+			AND pg_catalog.quote_ident(r.rolname) IN (`+strings.Join(names, ", ")+")")
 		if err != nil {
 			return fmt.Errorf("look what else the owners of the copy own: %w", err)
 		}
