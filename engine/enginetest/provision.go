@@ -54,6 +54,10 @@ type ProvisionConfig struct {
 	// Clean drops the templates of a project, and the notes about them. Optional.
 	Clean func(t testing.TB, admin skein.Target, project string)
 
+	// Brief leaves out what another call of RunProvision on the same server tests:
+	// being killed.
+	Brief bool
+
 	// CannotCopy says that tenants cannot be cloned.
 	CannotCopy bool
 
@@ -91,6 +95,9 @@ func RunProvision(t *testing.T, c ProvisionConfig) {
 		{"Backup", (*provisionSuite).backup},
 		{"Clone", (*provisionSuite).clone},
 	} {
+		if c.Brief && strings.Contains(test.name, "Killed") {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) { test.run(s, t) })
 	}
 }
