@@ -280,21 +280,22 @@ func (im *importer) csv(r io.Reader) error {
 
 const byteOrderMark = "\ufeff"
 
-// readHeader says which field each column is, fieldCount for a label.
+// readHeader says which field each column is, fieldCount for a label. A list
+// may have no header, and a password in its place, so that what is nothing like
+// a column's name is not repeated.
 func readHeader(header []string) ([]field, error) {
 	fields := make([]field, len(header))
 	for i, name := range header {
 		name = strings.TrimSpace(name)
 		header[i] = name
+		fields[i] = fieldCount
+		if !strings.HasPrefix(name, labelPrefix) {
+			if fields[i] = field(slices.Index(fieldNames[:], name)); fields[i] < 0 {
+				return nil, unknownColumnName(header, i)
+			}
+		}
 		if slices.Contains(header[:i], name) {
 			return nil, fmt.Errorf("the column %q is there twice", name)
-		}
-		fields[i] = fieldCount
-		if strings.HasPrefix(name, labelPrefix) {
-			continue
-		}
-		if fields[i] = field(slices.Index(fieldNames[:], name)); fields[i] < 0 {
-			return nil, unknownName("column", name, labelPrefix+"NAME")
 		}
 	}
 	if !slices.Contains(fields, fieldSlug) {
@@ -303,13 +304,24 @@ func readHeader(header []string) ([]field, error) {
 	return fields, nil
 }
 
-// unknownName is the error of a column or key that no tenant has.
-func unknownName(what, name, labels string) error {
-	known := append(slices.Clone(fieldNames[:]), labels)
-	if near := nearest(name, slices.Values(known), 1); len(near) > 0 {
-		return fmt.Errorf("there is no %s %q: is it %s?", what, name, near[0])
+func unknownColumnName(header []string, i int) error {
+	if near := nearest(header[i], slices.Values(fieldNames[:]), 1); len(near) > 0 {
+		return fmt.Errorf("there is no column %q: is it %s?", header[i], near[0])
 	}
-	return fmt.Errorf("there is no %s %q: there are %s", what, name, strings.Join(known, ", "))
+	known := strings.Join(fieldNames[:], ", ") + ", " + labelPrefix + "NAME"
+	if len(header) == 1 {
+		return fmt.Errorf("the first line is no header with commas between the names of the columns, which are %s", known)
+	}
+	return fmt.Errorf("column %d of the header is none of %s; is the first line a header?", i+1, known)
+}
+
+// unknownName is the error of a key that no tenant has.
+func unknownName(name string) error {
+	known := append(slices.Clone(fieldNames[:]), "labels")
+	if near := nearest(name, slices.Values(known), 1); len(near) > 0 {
+		return fmt.Errorf("there is no key %q: is it %s?", name, near[0])
+	}
+	return fmt.Errorf("there is no key %q: there are %s", name, strings.Join(known, ", "))
 }
 
 // maxLine bounds a line of JSON, in bytes.
@@ -372,7 +384,7 @@ func readObject(text []byte) (*row, error) {
 		f := field(slices.Index(fieldNames[:], name))
 		switch {
 		case f < 0:
-			return nil, unknownName("key", name, "labels")
+			return nil, unknownName(name)
 		case f == fieldOptions:
 			if string(value) != "null" {
 				out.fields[f] = string(value)

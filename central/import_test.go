@@ -88,7 +88,7 @@ func TestImportRefuses(t *testing.T) {
 	}{
 		{"empty", CSV, "", "line 1: there is no header line"},
 		{"unknown column", CSV, "slug,hots\n", `line 1: there is no column "hots": is it host?`},
-		{"semicolons", CSV, "slug;host\n", `line 1: there is no column "slug;host": there are id, slug, name, status, url, engine, host, port, database, schema, user, password, options, label:NAME`},
+		{"semicolons", CSV, "slug;host\n", "line 1: the first line is no header with commas between the names of the columns, which are id, slug, name, status, url, engine, host, port, database, schema, user, password, options, label:NAME"},
 		{"twice", CSV, "slug,host,slug\n", `line 1: the column "slug" is there twice`},
 		{"no slug", CSV, "host\n", "line 1: there is no column slug"},
 		{"many", CSV, "slug,engine,host,port,database,password\n" +
