@@ -46,6 +46,22 @@ func (w *workspace) password(ctx context.Context, target skein.Target) (secret.S
 	return w.passwords.get(ctx, command, w.cfg.Dir, server.PasswordTTL)
 }
 
+// withPasswords is a runner of Knex migrations that finds passwords as the
+// engines do.
+type withPasswords struct {
+	skein.KnexRunner
+	w *workspace
+}
+
+// Run runs them with the tenant's password.
+func (k withPasswords) Run(ctx context.Context, target skein.Target, run skein.KnexRun) (skein.KnexResult, error) {
+	target, err := skein.SessionOptions{Password: k.w.password}.Authenticate(ctx, target)
+	if err != nil {
+		return skein.KnexResult{}, err
+	}
+	return k.KnexRunner.Run(ctx, target, run)
+}
+
 // passwordCommands run commands that print passwords, and keep what they print
 // for a while. The zero value is ready. They are safe for concurrent use: who
 // asks for the same at the same time waits for one run.

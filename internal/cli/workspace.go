@@ -163,7 +163,7 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 		w.knex = knex.New(knexOptions(w.cfg))
 	}
 	return skein.NewFleet(engines, set, &skein.FleetOptions{
-		Knex:      w.knex,
+		Knex:      withPasswords{w.knex, w},
 		Parallel:  w.cfg.Limits.Parallel,
 		PerServer: w.cfg.Limits.PerServer,
 		Servers:   servers,
