@@ -247,6 +247,11 @@ type ProvisioningOptions struct {
 	Origin Origin
 	// LockWait is how long the tenant's lock for migrating is waited for.
 	LockWait time.Duration
+	// Knex runs the Knex migrations. Nil: a tenant that needs one is refused
+	// before anything is made.
+	Knex KnexRunner
+	// Timeout is how long one migration may run. 0: no bound.
+	Timeout time.Duration
 	// Stop, when closed, begins no further step.
 	Stop <-chan struct{}
 	// Listener receives the migrations' events.
@@ -279,7 +284,8 @@ func NewProvisioning(engine Provisioner, set *Set, journal ProvisionJournal, opt
 	if opts.Locate == nil {
 		opts.Locate = func(t Target) Target { return t }
 	}
-	return &Provisioning{engine: engine, migrator: NewMigrator(engine, set, opts.LockWait), set: set, journal: journal, opts: opts}
+	migrator := NewMigrator(engine, set, opts.LockWait).WithKnex(opts.Knex).WithTimeout(opts.Timeout)
+	return &Provisioning{engine: engine, migrator: migrator, set: set, journal: journal, opts: opts}
 }
 
 // A ProvisionRequest is a tenant that is wanted.
@@ -408,7 +414,7 @@ func (p *Provisioning) Ready() error {
 	if err := p.migrator.Parse(); err != nil {
 		return err
 	}
-	_, err := MakePlan(p.set, History{}, PlanOptions{})
+	_, err := MakePlan(p.set, History{}, PlanOptions{Knex: p.opts.Knex != nil})
 	return err
 }
 

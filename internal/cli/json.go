@@ -75,6 +75,8 @@ type jsonError struct {
 	Statements     int    `json:"statements,omitempty"`
 	Partial        bool   `json:"partial,omitempty"`
 
+	Undone []string `json:"undone,omitempty"` // migrations that shared its transaction
+
 	Reason     string   `json:"reason,omitempty"` // of a refusal
 	Migrations []string `json:"migrations,omitempty"`
 }
@@ -190,6 +192,7 @@ func errorJSON(err error) *jsonError {
 	if e, ok := errors.AsType[*skein.StatementError](err); ok {
 		j.Kind, j.Migration, j.File, j.Line = "statement", e.Migration, e.Path, e.Line
 		j.Statement, j.StatementIndex, j.Statements, j.Partial = e.Statement, e.Index, e.Total, e.Partial
+		j.Undone = e.Undone
 	}
 	if e, ok := errors.AsType[*skein.RefusedError](err); ok {
 		j.Kind, j.Reason, j.Migrations = "refused", string(e.Reason), e.Names

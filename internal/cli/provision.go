@@ -131,6 +131,8 @@ func (w *workspace) provisioning(ctx context.Context, name string) (*provisioner
 		Project:  w.project(),
 		Origin:   skein.Origin(w.cfg.Provisioning.From),
 		LockWait: w.cfg.Limits.LockWait,
+		Knex:     w.knexRunner(),
+		Timeout:  w.cfg.Limits.Timeout,
 		Stop:     w.app.stop,
 		Began: func(t skein.Tenant, step skein.ProvisionStep) {
 			if w.app.verbose {

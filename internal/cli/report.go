@@ -421,6 +421,9 @@ func (a *app) tellFailure(tenants string, err error) {
 		default:
 			fmt.Fprintln(out, "  nothing of this migration stayed")
 		}
+		if len(e.Undone) > 0 {
+			fmt.Fprintf(out, "  undone with it, as they share its transaction: %s\n", ui.Printable(ui.Names(e.Undone, 5, len(e.Undone))))
+		}
 	} else {
 		fmt.Fprintf(out, "  %s\n", ui.Printable(err.Error()))
 	}

@@ -29,7 +29,7 @@ type workspace struct {
 	app   *app
 	cfg   *config.Config
 	store *central.Store
-	knex  *knex.Runner // starts nothing before its first run
+	knex  *knex.Runner // see knexRunner
 
 	passwords passwordCommands
 }
@@ -159,9 +159,6 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 			servers[s.Reached().Server()] = s.Parallel
 		}
 	}
-	if w.knex == nil {
-		w.knex = knex.New(knexOptions(w.cfg))
-	}
 	return skein.NewFleet(engines, set, &skein.FleetOptions{
 		Knex:      withPasswords{w.knex, w},
 		Parallel:  w.cfg.Limits.Parallel,
@@ -173,6 +170,15 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 		Stop:      w.app.stop,
 		Listener:  listen,
 	})
+}
+
+// knexRunner is what runs Knex migrations in this command. It starts nothing
+// before there is one to run.
+func (w *workspace) knexRunner() *knex.Runner {
+	if w.knex == nil {
+		w.knex = knex.New(knexOptions(w.cfg))
+	}
+	return w.knex
 }
 
 // tenants reads the tenants that a filter selects, as this process can connect
