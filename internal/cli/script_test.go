@@ -118,13 +118,14 @@ var maskPatterns = []struct {
 }{
 	{regexp.MustCompile(`<1ms|\b\d+ms\b|\b\d+\.\ds\b|\b\d+m\d\ds\b`), "9ms"},
 	{regexp.MustCompile(`"duration_ms":\d+`), `"duration_ms":9`},
+	{regexp.MustCompile(`looked in .*node_modules`), "looked in WORK/node_modules and above"},
 	{regexp.MustCompile(`\bSQLite 3\.[\d.]+\b`), "SQLite 3.9"},
 	{regexp.MustCompile(`\b20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\b`), "2026-01-31 12:00:00"},
 	{regexp.MustCompile(`[^\s"]+@[^\s"]+ \(skein test\)`), "me@here (skein test)"},
 	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "AN-ID"},
 	{regexp.MustCompile(`\b127\.0\.0\.1:\d+`), "127.0.0.1:9999"},
 	// How wide a column of durations is, and what is in it, differs.
-	{regexp.MustCompile(`(?m)(APPLIED {14}) +TOOK +BY`), "$1  TOOK  BY"},
+	{regexp.MustCompile(`(APPLIED {14}) *TOOK +BY`), "${1}TOOK  BY"},
 	{regexp.MustCompile(`(?m)(12:00:00) +(9ms +)?me@here`), "$1  9ms   me@here"},
 	{regexp.MustCompile(`(?m)(12:00:00) +knex$`), "$1        knex"},
 }
