@@ -160,7 +160,7 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 		}
 	}
 	return skein.NewFleet(engines, set, &skein.FleetOptions{
-		Knex:      withPasswords{w.knex, w},
+		Knex:      w.knexRunner(),
 		Parallel:  w.cfg.Limits.Parallel,
 		PerServer: w.cfg.Limits.PerServer,
 		Servers:   servers,
@@ -174,11 +174,11 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 
 // knexRunner is what runs Knex migrations in this command. It starts nothing
 // before there is one to run.
-func (w *workspace) knexRunner() *knex.Runner {
+func (w *workspace) knexRunner() skein.KnexRunner {
 	if w.knex == nil {
 		w.knex = knex.New(knexOptions(w.cfg))
 	}
-	return w.knex
+	return withPasswords{w.knex, w}
 }
 
 // tenants reads the tenants that a filter selects, as this process can connect
