@@ -128,16 +128,16 @@ It ends with 1 if some cannot be opened.
 				return err
 			}
 			defer w.close()
-			c, err := takeCensus(ctx, w.store)
+			c, err := takeCensus(ctx, w.store, func(res skein.Result) error {
+				if asJSON {
+					return a.writeJSON(tenantJSON(res, false))
+				}
+				return nil
+			})
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				for _, res := range c.unreadable.kept {
-					if err := a.writeJSON(tenantJSON(res, false)); err != nil {
-						return err
-					}
-				}
 				err = a.writeJSON(c.json(ring))
 			} else {
 				err = a.printCensus(c, ring)
@@ -196,7 +196,9 @@ type valueKind struct {
 	keyID  string
 }
 
-func takeCensus(ctx context.Context, store *central.Store) (census, error) {
+// takeCensus opens all stored passwords, and calls unreadable for each that
+// cannot be.
+func takeCensus(ctx context.Context, store *central.Store, unreadable func(skein.Result) error) (census, error) {
 	c := census{values: make(map[valueKind]int)}
 	for p, err := range store.Passwords(ctx, central.Filter{Order: central.BySlug}) {
 		if err := cmp.Or(err, ctx.Err()); err != nil {
@@ -207,7 +209,11 @@ func takeCensus(ctx context.Context, store *central.Store) (census, error) {
 		case p.Missing:
 			c.missing++
 		case p.Err != nil:
-			c.unreadable.add(unusable(p.Tenant, p.Err))
+			res := unusable(p.Tenant, p.Err)
+			c.unreadable.add(res)
+			if err := unreadable(res); err != nil {
+				return c, err
+			}
 		default:
 			c.values[valueKind{p.Sealed, p.KeyID}]++
 		}
@@ -449,7 +455,7 @@ func (r *keyRotation) run(ctx context.Context, to secret.WriteMode, bounds *limi
 	if out.Interrupted {
 		return r.end(nil)
 	}
-	c, err := takeCensus(ctx, r.w.store)
+	c, err := takeCensus(ctx, r.w.store, func(skein.Result) error { return nil })
 	if err != nil {
 		return err
 	}
