@@ -40,6 +40,11 @@ format: ## Format the code as lint wants it
 fuzz: ## Run each fuzz test for FUZZTIME, 10s by default
 	@scripts/fuzz
 
+.PHONY: fault
+fault: ## Break things while Skein is at work: SEED=1 N=1000
+	@scripts/install-test-deps
+	@go test -v -run '^TestSeeded$$' -timeout 0 ./internal/faulttest -fault.seed $(or $(SEED),1) -fault.n $(or $(N),1000) -fault.verbose
+
 .PHONY: clean
 clean: ## Remove what the other targets built
 	@rm -rf bin

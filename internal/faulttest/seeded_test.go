@@ -229,8 +229,15 @@ func (r *faultRun) race(ctx context.Context, signals <-chan os.Signal) {
 func (r *faultRun) fault(processes []chan os.Signal) {
 	r.faults++
 	k := r.kinds[r.rand.IntN(len(r.kinds))]
+	n := r.rand.IntN(100)
+	// Each round has a crash of each server.
+	for i, at := range []int{7, 14} {
+		if r.faults%faultsARound == at {
+			k, n = r.kinds[i], 99
+		}
+	}
 	what := ""
-	switch n := r.rand.IntN(100); {
+	switch {
 	case n < 45:
 		what = "killed"
 		signal(processes[r.rand.IntN(len(processes))], syscall.SIGKILL)
