@@ -11,6 +11,10 @@ import (
 // A KnexRunner runs Knex migrations by the Knex that belongs to their project;
 // package knex has one. It is safe for concurrent use.
 type KnexRunner interface {
+	// Ready says why the migrations cannot be run at all: there is no Node, the
+	// project has no Knex. It is asked before a plan with them is begun, which
+	// may have SQL migrations to run first.
+	Ready(ctx context.Context, steps []*Migration) error
 	// Run applies or reverts migrations in one tenant, as one call of Knex's own
 	// migrator does: lock, batch, transactions and the rows of knex_migrations
 	// are Knex's. What it knows of each step is in the result, also beside an

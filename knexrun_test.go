@@ -19,7 +19,8 @@ type knexTenant struct {
 	rows       []skein.KnexRow
 	knexLocked bool
 
-	runs [][]string // what the runner was asked for, by names
+	unready error      // what there is to say before a run
+	runs    [][]string // what the runner was asked for, by names
 	// knex does what Knex would; nil: it applies or reverts all.
 	knex func(context.Context, skein.KnexRun) (skein.KnexResult, error)
 	// looked is called each time that the history is read.
@@ -76,6 +77,8 @@ func (k *knexTenant) Apply(ctx context.Context, step skein.Step) (skein.StepResu
 	}
 	return skein.StepResult{}, k.Record(ctx, []skein.Record{{Name: step.Migration.Name, State: skein.Applied, Batch: step.Batch}})
 }
+
+func (k *knexTenant) Ready(context.Context, []*skein.Migration) error { return k.unready }
 
 func (k *knexTenant) Run(ctx context.Context, _ skein.Target, run skein.KnexRun) (skein.KnexResult, error) {
 	var names []string
@@ -270,6 +273,16 @@ func TestKnexThatDoesNothing(t *testing.T) {
 	r, _ := k.migrate(t, migrations(t, "1_a.js"), skein.PlanOptions{}, 0)
 	if r.Err == nil || len(r.Done) != 0 || k.state() != "" {
 		t.Errorf("a Knex that wrote no row is told as %v, %v, with %q left", r.Done, r.Err, k.state())
+	}
+}
+
+// Where there is no Knex, nothing is begun: not the SQL before it either.
+func TestKnexIsMissing(t *testing.T) {
+	missing := errors.New("no node")
+	k := &knexTenant{engine: skein.PostgreSQL, unready: missing}
+	r, _ := k.migrate(t, migrations(t, "1_a.sql", "2_b.js"), skein.PlanOptions{}, 0)
+	if !errors.Is(r.Err, missing) || len(r.Done) != 0 || k.state() != "" {
+		t.Errorf("done are %v, left is %q: %v", r.Done, k.state(), r.Err)
 	}
 }
 

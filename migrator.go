@@ -3,6 +3,7 @@ package skein
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -196,6 +197,11 @@ func refusedFor(err error, reason Reason) bool {
 // carryOut runs the steps of a plan under the lock: SQL migrations one by one,
 // and Knex migrations that follow each other together.
 func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant, plan Plan, history History, stop <-chan struct{}, listen Listener) ([]DoneStep, error) {
+	if knex := slices.DeleteFunc(slices.Clone(plan.Steps), func(m *Migration) bool { return m.Kind != Knex }); len(knex) > 0 {
+		if err := m.knex.Ready(ctx, knex); err != nil {
+			return nil, err
+		}
+	}
 	var all []DoneStep
 	for i := 0; i < len(plan.Steps); {
 		select {
@@ -244,10 +250,11 @@ func (m *Migrator) record(ctx context.Context, session Session, plan Plan) ([]Do
 		records[i] = Record{Name: migration.Name, State: Applied, Batch: plan.Batch, Checksum: migration.Checksum, AppliedAt: now}
 		done[i] = DoneStep{Migration: migration, Direction: plan.Direction}
 	}
+	write := func() error { return session.Record(ctx, records) }
 	if plan.Direction == Down {
-		return done, session.Erase(ctx, plan.Names())
+		write = func() error { return session.Erase(ctx, plan.Names()) }
 	}
-	if err := session.Record(ctx, records); err != nil {
+	if err := write(); err != nil {
 		return nil, err
 	}
 	return done, nil

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -132,6 +133,33 @@ func (r *Runner) Close() error {
 	return nil
 }
 
+// Ready says what is missing to run migrations. The worker that it starts is
+// there for the run that follows.
+func (r *Runner) Ready(ctx context.Context, steps []*skein.Migration) error {
+	free, err := r.slot(ctx)
+	if err != nil {
+		return err
+	}
+	defer free()
+	w, _, err := r.worker(ctx, slices.ContainsFunc(steps, func(m *skein.Migration) bool { return isTypeScript(m.Path) }))
+	if err != nil {
+		return err
+	}
+	r.putBack(w)
+	return nil
+}
+
+// slot waits until there may be one worker more at work, and returns what ends
+// that.
+func (r *Runner) slot(ctx context.Context) (free func(), err error) {
+	select {
+	case r.slots <- struct{}{}:
+		return func() { <-r.slots }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for a worker: %w", ctx.Err())
+	}
+}
+
 // Run applies or reverts migrations in one tenant.
 func (r *Runner) Run(ctx context.Context, target skein.Target, run skein.KnexRun) (skein.KnexResult, error) {
 	if len(run.Steps) == 0 {
@@ -141,12 +169,11 @@ func (r *Runner) Run(ctx context.Context, target skein.Target, run skein.KnexRun
 	if err != nil {
 		return skein.KnexResult{}, err
 	}
-	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
-	case <-ctx.Done():
-		return skein.KnexResult{}, fmt.Errorf("wait for a worker: %w", ctx.Err())
+	free, err := r.slot(ctx)
+	if err != nil {
+		return skein.KnexResult{}, err
 	}
+	defer free()
 	for tries := 1; ; tries++ {
 		w, used, err := r.worker(ctx, a.typescript)
 		if err != nil {
