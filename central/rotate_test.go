@@ -33,11 +33,9 @@ var anywhere = secret.Binding{Tenant: "any", Field: "password"}
 
 // A vault is a table of tenants, as a rotation meets it.
 type vault struct {
-	f   *fixture
-	cfg Config
-	// set and get are the application's, by slug.
+	f                     *fixture
+	cfg                   Config
 	table, slug, password string
-	ids                   map[string]string // as Skein reads them
 }
 
 // onEachVault runs a test on Skein's own table, and on mapped ones with ids of

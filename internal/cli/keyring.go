@@ -16,7 +16,9 @@ import (
 // A KeyService encrypts keys with a key that never leaves it: a key management
 // service. An address names the service and the key there.
 type KeyService interface {
+	// Wrap encrypts a key.
 	Wrap(ctx context.Context, address string, key []byte) (wrapped []byte, err error)
+	// Unwrap decrypts what Wrap returned.
 	Unwrap(ctx context.Context, address string, wrapped []byte) (key []byte, err error)
 }
 

@@ -279,7 +279,7 @@ servers:
   pg: {url: "${ADMIN_URL}"}
 `
 	w.file("token", "#!/bin/sh\necho "+w.hide("token", 20)+"\necho \"no: "+w.hidden["token"]+"\" >&2\nexit 3\n")
-	if err := os.Chmod(filepath.Join(w.dir, "token"), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.Chmod(filepath.Join(w.dir, "token"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	s := w.hide("statement", 20)

@@ -119,7 +119,7 @@ var ownVariables = []string{"DB_ENCRYPTION_KEY", "DB_ENCRYPTION_KEY_PREVIOUS", "
 func runPasswordCommand(ctx context.Context, command []string, dir string) (secret.Secret, error) {
 	ctx, cancel := context.WithTimeout(ctx, passwordTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // it is what skein.yaml asks for
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = dir
 	cmd.WaitDelay = time.Second // what it started may keep the pipes open
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {

@@ -19,7 +19,7 @@ func counting(t *testing.T, script string) (dir string, runs func() int) {
 	t.Helper()
 	dir = t.TempDir()
 	text := "#!/bin/sh\necho \"$@\" >>runs\n" + script + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(text), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return dir, func() int {
@@ -111,7 +111,7 @@ func TestPasswordCommandFailures(t *testing.T) {
 			t.Errorf("%s\n%v, want %s", script, err, want)
 		}
 		// It is run again, not remembered.
-		if _, again := p.get(t.Context(), []string{"./token"}, dir, time.Hour); again == nil || again == err {
+		if _, again := p.get(t.Context(), []string{"./token"}, dir, time.Hour); again == nil || errors.Is(again, err) {
 			t.Errorf("%s: the failure was remembered", script)
 		}
 	}
