@@ -152,6 +152,7 @@ type ServerInfo struct {
 // A LeftoverFinder is a [Session] that can tell what statements which failed in
 // the tenant have left behind.
 type LeftoverFinder interface {
+	// Leftovers finds them in one round trip.
 	Leftovers(ctx context.Context) ([]Leftover, error)
 }
 

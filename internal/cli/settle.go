@@ -34,8 +34,10 @@ func (s *settleFlags) settlement(m *migrateRun) (skein.Settlement, error) {
 		given bool
 		means skein.Settlement
 	}{
-		{"--continue", s.resume, skein.Continue}, {"--redo", s.redo, skein.Redo},
-		{"--mark-applied", s.applied, skein.MarkApplied}, {"--mark-reverted", s.reverted, skein.MarkReverted},
+		{"--continue", s.resume, skein.Continue},
+		{"--redo", s.redo, skein.Redo},
+		{"--mark-applied", s.applied, skein.MarkApplied},
+		{"--mark-reverted", s.reverted, skein.MarkReverted},
 	} {
 		if f.given {
 			given = append(given, f.name)
@@ -109,11 +111,10 @@ func (a *app) printStop(slug string, stop skein.Stop, leftovers []skein.Leftover
 // leftovers are what a tenant's broken migrations left behind, as far as its
 // database can tell.
 func leftovers(ctx context.Context, s skein.Session, r skein.Result) ([]skein.Leftover, error) {
-	finder, ok := s.(skein.LeftoverFinder)
-	if !ok || r.Err != nil || len(r.Stops) == 0 {
-		return nil, nil
+	if finder, ok := s.(skein.LeftoverFinder); ok && len(r.Stops) > 0 {
+		return finder.Leftovers(ctx)
 	}
-	return finder.Leftovers(ctx)
+	return nil, nil
 }
 
 // addStops tells of partial migrations where they stopped.
