@@ -41,9 +41,11 @@ func newMemory() *memory {
 }
 
 func (e *memory) Name() string { return skein.PostgreSQL }
+
 func (e *memory) Parse(*skein.Section) ([]skein.Statement, error) {
 	return []skein.Statement{{Text: "x", Line: 1}}, nil
 }
+
 func (e *memory) SessionKey(t skein.Target) string {
 	if e.shared {
 		return t.Server()

@@ -207,9 +207,9 @@ func (q *queue) take(s *serverQueue, now time.Time) *task {
 
 // pick takes a task out of a server's queue. What was tried already goes first
 // when its time has come; but while the server cannot be reached others go
-// first, as the trouble may be one tenant's own.
-func (s *serverQueue) pick(now time.Time, any bool) *task {
-	due := slices.IndexFunc(s.again, func(t *task) bool { return any || !now.Before(t.due) })
+// first, as the trouble may be one tenant's own. With early none has to wait.
+func (s *serverQueue) pick(now time.Time, early bool) *task {
+	due := slices.IndexFunc(s.again, func(t *task) bool { return early || !now.Before(t.due) })
 	if due >= 0 && (s.failures == 0 || len(s.fresh) == 0) {
 		t := s.again[due]
 		s.again = slices.Delete(s.again, due, due+1)

@@ -1,6 +1,7 @@
 package dbtest
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -100,7 +101,7 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.DialTimeout("tcp", p.server, 10*time.Second)
+		server, err := p.dial()
 		if err != nil {
 			_ = client.Close() // as good as a server that refuses
 			continue
@@ -118,6 +119,12 @@ func (p *Proxy) accept() {
 		p.serving.Go(func() { c.pass(server, client, false) })
 		p.serving.Go(func() { c.pass(client, server, true) })
 	}
+}
+
+func (p *Proxy) dial() (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return new(net.Dialer).DialContext(ctx, "tcp", p.server)
 }
 
 // A conversation is one connection through the proxy.

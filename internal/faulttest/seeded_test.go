@@ -43,7 +43,7 @@ const (
 // left to the machine.
 func TestSeeded(t *testing.T) {
 	servers := startServers(t)
-	r := &faultRun{t: t, rand: rand.New(rand.NewPCG(*faultSeed, 0)), servers: servers, counts: make(map[string]int)} //nolint:gosec // it is to be repeated
+	r := &faultRun{t: t, rand: rand.New(rand.NewPCG(*faultSeed, 0)), servers: servers, counts: make(map[string]int)}
 	r.prepare()
 	start := time.Now()
 	for r.faults < *faultCount && !t.Failed() {
@@ -84,7 +84,7 @@ func (s testServers) call(t *testing.T, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.script, args...) //nolint:gosec // a script of this repository
+	cmd := exec.CommandContext(ctx, s.script, args...)
 	cmd.Dir = "/"
 	var out bytes.Buffer
 	// Files, as the servers that it starts have its output for as long as they run.

@@ -83,7 +83,7 @@ func (w workspace) command(ctx context.Context, args ...string) *exec.Cmd {
 	if err != nil {
 		panic(err) // it runs
 	}
-	cmd := exec.CommandContext(ctx, self, args...) //nolint:gosec // it is this binary
+	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Dir = w.dir
 	cmd.Env = append(os.Environ(), commandEnv+"=1")
 	return cmd
