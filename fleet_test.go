@@ -344,3 +344,26 @@ func TestFleetReadsTenantsAsTheyAreNeeded(t *testing.T) {
 		t.Errorf("%d tenants were read and not done: they do not fit in bounded memory", ahead)
 	}
 }
+
+// lockedOut is a session whose tenant someone else has.
+type lockedOut struct{ skein.Session }
+
+func (lockedOut) Lock(ctx context.Context, _ time.Duration) (skein.History, error) {
+	<-ctx.Done()
+	return skein.History{}, ctx.Err()
+}
+
+func TestStopEndsTheWaitForALock(t *testing.T) {
+	engine := newMemory()
+	session, err := engine.Open(t.Context(), tenants(1, 1)[0].Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	time.AfterFunc(10*time.Millisecond, func() { close(stop) })
+	m := skein.NewMigrator(engine, migrations(t, "1_a.sql"), time.Hour)
+	r := m.Migrate(t.Context(), lockedOut{session}, tenants(1, 1)[0], skein.PlanOptions{}, stop, func(skein.Event) {})
+	if !errors.Is(r.Err, skein.ErrInterrupted) {
+		t.Errorf("the error is %v, want %v", r.Err, skein.ErrInterrupted)
+	}
+}

@@ -133,7 +133,7 @@ func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, 
 	if !underWay && (r.Err != nil || len(r.Plan.Steps) == 0) {
 		return r
 	}
-	history, err := session.Lock(ctx, m.lockWait)
+	history, err := m.lock(ctx, session, stop)
 	if err != nil {
 		r.Err = err
 		return r
@@ -184,6 +184,27 @@ func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, 
 		}
 		underWay = true
 	}
+}
+
+// lock takes the tenant's lock. A run that is asked to stop does not go on
+// waiting for it: nothing has begun.
+func (m *Migrator) lock(ctx context.Context, session Session, stop <-chan struct{}) (History, error) {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-stop:
+			cancel()
+		case <-ended:
+		}
+	}()
+	history, err := session.Lock(waiting, m.lockWait)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return History{}, ErrInterrupted
+	}
+	return history, err
 }
 
 // knexLockPause is the time between two looks at a lock of Knex's.
