@@ -21,7 +21,7 @@ func wantSQLite(t *testing.T, w workspace, files, migrations int) {
 		for m := 1; m <= migrations; m++ {
 			for what, want := range map[string]int{
 				fmt.Sprintf("SELECT count(*) FROM notes WHERE n = %d", m):                                               1,
-				fmt.Sprintf("SELECT count(*) FROM notes WHERE n = %d", 1000*m):                                          5000,
+				fmt.Sprintf("SELECT count(*) FROM notes WHERE n = %d", 1000*m):                                          1500,
 				fmt.Sprintf("SELECT count(*) FROM notes WHERE n = %d", -m):                                              1,
 				fmt.Sprintf("SELECT count(*) FROM skein_migrations WHERE name = '%04d_x.sql' AND state = 'applied'", m): 1,
 				fmt.Sprintf("SELECT count(*) FROM pragma_table_info('notes') WHERE name = 'c%d'", m):                    1,
