@@ -3,15 +3,12 @@
 package cli_test
 
 import (
-	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -232,9 +229,8 @@ type leakWorld struct {
 	dir      string
 	env      map[string]string
 	settings string
-	// markers are the texts that must not be seen, by what they are. Of typed
-	// ones the command lines are not searched, nor of clear ones the central
-	// database: somebody else has put them there.
+	// These must not be seen: hidden by what it is, typed by whoever calls the
+	// command, and clear, which somebody has put into the central database.
 	hidden       map[string]string
 	typed, clear string
 	key          string
@@ -260,6 +256,7 @@ func newLeakWorld(t *testing.T) *leakWorld {
 		t: t, dir: t.TempDir(), hidden: make(map[string]string), files: make(map[string]bool), programs: make(map[string]bool),
 		typed: "x7q-typed-password", clear: "x7q-clear-password",
 	}
+	t.Chdir(w.dir)
 	pg, my := dbtest.Postgres(t), dbtest.MySQL(t)
 	prefix := dbtest.UniqueName()[len("skein_test_"):]
 	w.key = w.hide("key", 32)
@@ -287,7 +284,7 @@ servers:
 	w.file("migrations/tenant/20260102000000_b.sql",
 		"-- migrate:up\nCREATE TABLE b (id int);\nCREATE USER nobody_at_all IDENTIFIED BY '"+s+"' WITH PASSWORD '"+s+"';\n-- migrate:down\nDROP TABLE b;\n")
 	w.writeSettings()
-	w.run(nil, "", "init", "-q")
+	w.must("", "init", "-q")
 
 	// The test's own passwords end with a text that nothing else has.
 	for _, server := range []struct {
@@ -296,9 +293,9 @@ servers:
 	}{{"good-pg", "postgres", pg}, {"good-my", "mysql", my}} {
 		name, user, pw := server.CreateDatabase(t)
 		w.hidden[server.slug] = pw[len(pw)-20:]
-		w.run(nil, pw, "tenants", "add", server.slug, "--engine", server.engine, "--host", server.Host(), "--port", fmt.Sprint(server.Port()),
+		w.must(pw, "tenants", "add", server.slug, "--engine", server.engine, "--host", server.Host(), "--port", fmt.Sprint(server.Port()),
 			"--database", name, "--user", user, "--password-stdin")
-		w.run(nil, w.hide("wrong-"+server.slug, 24), "tenants", "add", map[string]string{"good-pg": "wrong", "good-my": "wrong-my"}[server.slug],
+		w.must(w.hide("wrong-"+server.slug, 24), "tenants", "add", map[string]string{"good-pg": "wrong", "good-my": "wrong-my"}[server.slug],
 			"--engine", server.engine, "--host", server.Host(), "--port", fmt.Sprint(server.Port()), "--database", name, "--user", user, "--password-stdin")
 		w.databases = append(w.databases, func() string {
 			var b strings.Builder
@@ -311,13 +308,13 @@ servers:
 			return b.String()
 		})
 	}
-	w.run(nil, w.hide("unreachable", 24), "tenants", "add", "unreachable", "--url", "postgres://u@127.0.0.1:1/d", "--password-stdin")
-	w.run(nil, w.hide("suspended", 24), "tenants", "add", "suspended", "--url", "mysql://u@127.0.0.1:1/d", "--password-stdin")
-	w.run(nil, "", "tenants", "add", "certified", "--url", "postgres://u@127.0.0.2:1/d")
-	w.run(nil, "", "tenants", "add", "commanded", "--url", "postgres://u@127.0.0.3:1/d")
-	w.run(nil, "", "tenants", "add", "lite", "--url", "sqlite:lite.db")
+	w.must(w.hide("unreachable", 24), "tenants", "add", "unreachable", "--url", "postgres://u@127.0.0.1:1/d", "--password-stdin")
+	w.must(w.hide("suspended", 24), "tenants", "add", "suspended", "--url", "mysql://u@127.0.0.1:1/d", "--password-stdin")
+	w.must("", "tenants", "add", "certified", "--url", "postgres://u@127.0.0.2:1/d")
+	w.must("", "tenants", "add", "commanded", "--url", "postgres://u@127.0.0.3:1/d")
+	w.must("", "tenants", "add", "lite", "--url", "sqlite:lite.db")
 	write(t, filepath.Join(w.dir, "lite.db"), "")
-	w.run(nil, "", "tenants", "add", "broken", "--url", "postgres://u@127.0.0.1:1/d")
+	w.must("", "tenants", "add", "broken", "--url", "postgres://u@127.0.0.1:1/d")
 	// Somebody stored it without encrypting it.
 	if _, err := querySQLite(filepath.Join(w.dir, "central.db"), "UPDATE skein_tenants SET password = '"+w.clear+"' WHERE slug = 'broken'"); err != nil {
 		t.Fatal(err)
@@ -355,51 +352,51 @@ func (w *leakWorld) call(path string, number int, c leakCall, format []string) {
 	w.t.Helper()
 	fill := strings.NewReplacer("{n}", fmt.Sprint(number), "{typed}", w.typed, "{hidden}", w.hide("stdin", 20))
 	args := append(strings.Fields(path+" "+fill.Replace(c.args)), format...)
-	watch := new(watch)
-	out := w.run(watch, fill.Replace(c.stdin), args...)
+	watch := beginWatch()
+	_, out := w.run(fill.Replace(c.stdin), args...)
+	lines := watch.end()
 	shown := slices.Contains(args, "--sql") // what the migration says is what is asked for
 	w.search("skein "+strings.Join(args, " "), out, func(what string) bool { return shown && what == "statement" })
-	lines := watch.end()
 	for _, line := range lines {
 		w.programs[filepath.Base(strings.Split(line, "\x00")[0])] = true
-		w.search("a command line during skein "+strings.Join(args, " "), line, func(what string) bool { return what == "typed" })
+		w.search("a command line during skein "+strings.Join(args, " "), line, func(string) bool { return false })
 	}
 }
 
-// run calls the command and returns all that it wrote.
-func (w *leakWorld) run(watch *watch, stdin string, args ...string) string {
+// run calls the command and returns its exit code and all that it wrote.
+func (w *leakWorld) run(stdin string, args ...string) (code int, out string) {
+	var written locked
+	code = cli.Run(args, cli.System{
+		In: strings.NewReader(stdin), Out: &written, Err: &written, Version: "test",
+		LookupEnv: func(name string) (string, bool) { value, ok := w.env[name]; return value, ok },
+	})
+	return code, written.String()
+}
+
+// must calls the command to prepare the world.
+func (w *leakWorld) must(stdin string, args ...string) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "skein", args...)
-	cmd.Dir = w.dir
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "SKEIN_") {
-			cmd.Env = append(cmd.Env, v)
-		}
+	if code, out := w.run(stdin, args...); code != 0 {
+		w.t.Fatalf("skein %s ended with exit code %d:\n%s", strings.Join(args, " "), code, out)
 	}
-	for name, value := range w.env {
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
-	var out bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
-	err := cmd.Start()
-	if err == nil {
-		if watch != nil {
-			watch.begin(cmd.Process.Pid)
-		}
-		err = cmd.Wait()
-	}
-	if ctx.Err() != nil {
-		w.t.Errorf("skein %s did not end", strings.Join(args, " "))
-	}
-	if bytes.Contains(out.Bytes(), []byte("goroutine ")) {
-		w.t.Errorf("skein %s: %v\n%s", strings.Join(args, " "), err, &out)
-	}
-	if watch == nil && err != nil {
-		w.t.Fatalf("skein %s: %v\n%s", strings.Join(args, " "), err, &out)
-	}
-	return out.String()
+}
+
+// locked is a buffer that several goroutines may write to.
+type locked struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // search fails if a text has one of the markers, as it is or in hexadecimal
@@ -464,25 +461,26 @@ func (w *leakWorld) searchWhatStays() {
 	}
 }
 
-// A watch collects the command lines of a process and those that it starts.
+// A watch collects the command lines of what the process starts.
 type watch struct {
 	stop  chan struct{}
 	done  sync.WaitGroup
 	lines map[string]bool
 }
 
-func (w *watch) begin(pid int) {
-	w.stop, w.lines = make(chan struct{}), make(map[string]bool)
+func beginWatch() *watch {
+	w := &watch{stop: make(chan struct{}), lines: make(map[string]bool)}
 	w.done.Go(func() {
 		for {
-			w.look(pid)
+			w.look(os.Getpid())
 			select {
 			case <-w.stop:
 				return
-			case <-time.After(3 * time.Millisecond):
+			case <-time.After(2 * time.Millisecond):
 			}
 		}
 	})
+	return w
 }
 
 // look reads what of it is there: each process may end at any time.
