@@ -135,6 +135,7 @@ type StepResult struct {
 
 // A ServerReporter is a [Session] that can tell about the server it is on.
 type ServerReporter interface {
+	// Server asks the server, in one round trip.
 	Server(ctx context.Context) (ServerInfo, error)
 }
 

@@ -186,8 +186,9 @@ func Hint(err error) string {
 	return ""
 }
 
-// list is at most limit names as a person writes them, and how many more.
-func list(names []string, limit int) string {
+// list is at most five names as a person writes them, and how many more.
+func list(names []string) string {
+	const limit = 5
 	if len(names) <= limit {
 		return strings.Join(names, ", ")
 	}

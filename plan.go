@@ -269,13 +269,13 @@ func planUp(set *Set, history History, standing Standing, opts PlanOptions) (Pla
 		missing := recordNames(standing.Missing)
 		return Plan{}, &RefusedError{
 			Reason: ReasonMissing, Names: missing,
-			Msg:  fmt.Sprintf("applied here, and not among the files: %s", list(missing, 5)),
+			Msg:  fmt.Sprintf("applied here, and not among the files: %s", list(missing)),
 			hint: "bring the files back, or allow it with --allow-missing",
 		}
 	}
 	if len(standing.Edited) > 0 {
 		edited := names(standing.Edited)
-		msg := fmt.Sprintf("edited since it was applied here: %s", list(edited, 5))
+		msg := fmt.Sprintf("edited since it was applied here: %s", list(edited))
 		if opts.Policy.Edited != EditedWarn {
 			return Plan{}, &RefusedError{
 				Reason: ReasonEdited, Names: edited, Msg: msg,
@@ -313,7 +313,7 @@ func planUp(set *Set, history History, standing Standing, opts PlanOptions) (Pla
 		if len(older) > 0 {
 			return Plan{}, &RefusedError{
 				Reason: ReasonOutOfOrder, Names: older,
-				Msg:  fmt.Sprintf("pending, and older than %s, which is applied: %s", standing.Newest.Name, list(older, 5)),
+				Msg:  fmt.Sprintf("pending, and older than %s, which is applied: %s", standing.Newest.Name, list(older)),
 				hint: "rename it to be the newest if it may run last, or allow it with --allow-out-of-order",
 			}
 		}
@@ -341,7 +341,7 @@ func refuseKnex(steps []*Migration, standing Standing, opts PlanOptions, done st
 	if needKnex := knexNames(steps); len(needKnex) > 0 && !opts.Knex {
 		return &RefusedError{
 			Reason: ReasonNeedsKnex, Names: needKnex,
-			Msg:  fmt.Sprintf("to be %s, and written for Knex, which this version of Skein does not run: %s", done, list(needKnex, 5)),
+			Msg:  fmt.Sprintf("to be %s, and written for Knex, which this version of Skein does not run: %s", done, list(needKnex)),
 			hint: "run these with knex in this tenant first; Skein goes on from there",
 		}
 	}
@@ -414,23 +414,23 @@ func planDown(set *Set, history History, standing Standing, opts PlanOptions) (P
 	case len(missing) > 0:
 		return Plan{}, &RefusedError{
 			Reason: ReasonMissing, Names: missing,
-			Msg:  fmt.Sprintf("to be reverted, and not among the files: %s", list(missing, 5)),
+			Msg:  fmt.Sprintf("to be reverted, and not among the files: %s", list(missing)),
 			hint: "bring the files back: their down sections are needed",
 		}
 	case len(noDown) > 0:
 		return Plan{}, &RefusedError{
 			Reason: ReasonNoDown, Names: noDown,
-			Msg:  fmt.Sprintf("to be reverted, and without a down section: %s", list(noDown, 5)),
+			Msg:  fmt.Sprintf("to be reverted, and without a down section: %s", list(noDown)),
 			hint: "write the down section, or a new migration that undoes the change",
 		}
 	case len(edited) > 0 && opts.Policy.Edited != EditedWarn:
 		return Plan{}, &RefusedError{
 			Reason: ReasonEdited, Names: edited,
-			Msg:  fmt.Sprintf("to be reverted, and edited since it was applied here: %s", list(edited, 5)),
+			Msg:  fmt.Sprintf("to be reverted, and edited since it was applied here: %s", list(edited)),
 			hint: "undo the edit, or set migrations.edited to warn or ignore",
 		}
 	case len(edited) > 0:
-		plan.Warnings = append(plan.Warnings, fmt.Sprintf("edited since it was applied here: %s", list(edited, 5)))
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("edited since it was applied here: %s", list(edited)))
 	}
 	if err := refuseKnex(plan.Steps, standing, opts, "reverted"); err != nil {
 		return Plan{}, err
@@ -455,7 +455,7 @@ func planBaseline(set *Set, history History, opts PlanOptions) (Plan, error) {
 	if knex := knexNames(plan.Steps); len(knex) > 0 {
 		return Plan{}, &RefusedError{
 			Reason: ReasonNeedsKnex, Names: knex,
-			Msg:  fmt.Sprintf("a baseline records nothing for Knex, whose own table says what has run: %s", list(knex, 5)),
+			Msg:  fmt.Sprintf("a baseline records nothing for Knex, whose own table says what has run: %s", list(knex)),
 			hint: "write the rows of knex_migrations with Knex, or by hand",
 		}
 	}
