@@ -42,7 +42,9 @@ type Config struct {
 // the field that it stands in. [secret.Keyring] is one. Its errors hold no
 // secrets.
 type Keyring interface {
+	// Open decrypts a value, and returns the id of the key that it was sealed with.
 	Open(value string, binding secret.Binding) (secret.Secret, string, error)
+	// Seal encrypts a password.
 	Seal(plain secret.Secret, binding secret.Binding) (string, error)
 }
 
@@ -139,7 +141,7 @@ func (e *advice) Unwrap() error { return e.error }
 // Hint says what to do.
 func (e *advice) Hint() string { return e.hint }
 
-var errNotAnAddress = errors.New("it is not the address of a database: that starts with postgres://, mysql:// or sqlite:")
+var errNotAnAddress = errors.New("it is not the address of a database: that starts with postgres://, mysql:// or sqlite:PATH")
 
 // parseURL is skein.ParseTarget for text that may be anything, such as a
 // password: nothing of it is repeated.

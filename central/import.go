@@ -239,7 +239,7 @@ func (im *importer) csv(r io.Reader) error {
 			im.problem(e.StartLine, fmt.Errorf("a quote is missing or in a wrong place (line %d, column %d)", e.Line, e.Column))
 			return nil
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if header == nil {
 				im.problem(1, errors.New("there is no header line"))
 			}

@@ -21,8 +21,10 @@ func TestImport(t *testing.T) {
 	acme := skein.Tenant{
 		ID: "t-1", Slug: "acme", Name: "Acme, Inc.", Status: skein.StatusActive, Active: true,
 		Labels: map[string]string{"tier": "gold"},
-		Target: skein.Target{Engine: skein.PostgreSQL, Host: "db1", Port: 5433, Database: "acme", Schema: "s", User: "app",
-			Password: secret.New(` S3cret "word" `), Options: map[string]string{"sslmode": "require"}},
+		Target: skein.Target{
+			Engine: skein.PostgreSQL, Host: "db1", Port: 5433, Database: "acme", Schema: "s", User: "app",
+			Password: secret.New(` S3cret "word" `), Options: map[string]string{"sslmode": "require"},
+		},
 	}
 	beta := skein.Tenant{
 		Slug: "beta", Status: skein.StatusSuspended,
@@ -91,17 +93,18 @@ func TestImportRefuses(t *testing.T) {
 		{"semicolons", CSV, "slug;host\n", "line 1: the first line is no header with commas between the names of the columns, which are id, slug, name, status, url, engine, host, port, database, schema, user, password, options, label:NAME"},
 		{"twice", CSV, "slug,host,slug\n", `line 1: the column "slug" is there twice`},
 		{"no slug", CSV, "host\n", "line 1: there is no column slug"},
-		{"many", CSV, "slug,engine,host,port,database,password\n" +
-			"a,postgres,h,1,d,S3cret\n" +
-			"b,oracle,h,1,d,S3cret\n" +
-			"\"c\nd\",postgres,h,1,d,S3cret\n" +
-			"e,postgres,h,S3cret,d,x\n" +
-			"f,postgres,h,1\n" +
-			"taken,postgres,h,1,d,S3cret\n" +
-			"id-1,postgres,h,1,d,S3cret\n" +
-			"a,postgres,h,1,d,S3cret\n" +
-			",postgres,h,1,d,S3cret\n" +
-			"g,postgres,h,1,,S3cret\n",
+		{
+			"many", CSV, "slug,engine,host,port,database,password\n" +
+				"a,postgres,h,1,d,S3cret\n" +
+				"b,oracle,h,1,d,S3cret\n" +
+				"\"c\nd\",postgres,h,1,d,S3cret\n" +
+				"e,postgres,h,S3cret,d,x\n" +
+				"f,postgres,h,1\n" +
+				"taken,postgres,h,1,d,S3cret\n" +
+				"id-1,postgres,h,1,d,S3cret\n" +
+				"a,postgres,h,1,d,S3cret\n" +
+				",postgres,h,1,d,S3cret\n" +
+				"g,postgres,h,1,,S3cret\n",
 			`line 3: engine: it is not one of postgres, mysql, sqlite
 line 4: slug: it has the character '\n': allowed are letters, digits, -, _ and .
 line 6: port: it is not a number from 1 to 65535
@@ -110,22 +113,24 @@ line 8: slug: there is a tenant taken already (id id-1)
 line 9: slug: id-1 is the id of tenant taken
 line 10: slug: a is in line 2 already
 line 11: slug: no slug is given: it is the tenant's short name, such as acme
-line 12: database: no database is given`},
+line 12: database: no database is given`,
+		},
 		{"quote", CSV, "slug,password\na,\"S3cret\nb,x", "line 2: a quote is missing or in a wrong place (line 3, column 4)"},
 		{"URL and host", CSV, "slug,url,host\na,postgres://db1/a,db2\n", "line 2: host: the URL says something else"},
 		{"two passwords", CSV, "slug,url,password\na,postgres://u:S3cret@db1/a,S3cret2\n", "line 2: password: the URL says something else"},
-		{"password for URL", CSV, "slug,url\na,u:S3cret@db1/a\n", "line 2: url: it is not the address of a database: that starts with postgres://, mysql:// or sqlite:"},
+		{"password for URL", CSV, "slug,url\na,u:S3cret@db1/a\n", "line 2: url: it is not the address of a database: that starts with postgres://, mysql:// or sqlite:PATH"},
 		{"SQLite's password", CSV, "slug,url,password\na,sqlite:a.db,S3cret\n", "line 2: engine: a SQLite file has no host, port, user or password"},
 		{"options", CSV, "slug,url,options\na,mysql://db1/a,S3cret\n", `line 2: options: it is not a JSON object, such as {"sslmode": "require"}`},
-		{"lines", JSONLines, `{"slug": "a", "url": "sqlite:a.db"}` + "\n" +
-			`{"slug": "b", "password": S3cret}` + "\n" +
-			`["S3cret"]` + "\n" +
-			`{"slug": "c", "hots": "S3cret"}` + "\n" +
-			`{"slug": "d", "labels": "S3cret"}` + "\n" +
-			`{"slug": "e", "labels": {"a": {"b": "S3cret"}}}` + "\n" +
-			`{"slug": "f", "port": ["S3cret"]}` + "\n" +
-			`{"slug": "a", "url": "sqlite:b.db"}` + "\n" +
-			`{"slug": "g", "id": "a", "url": "sqlite:b.db"}`,
+		{
+			"lines", JSONLines, `{"slug": "a", "url": "sqlite:a.db"}` + "\n" +
+				`{"slug": "b", "password": S3cret}` + "\n" +
+				`["S3cret"]` + "\n" +
+				`{"slug": "c", "hots": "S3cret"}` + "\n" +
+				`{"slug": "d", "labels": "S3cret"}` + "\n" +
+				`{"slug": "e", "labels": {"a": {"b": "S3cret"}}}` + "\n" +
+				`{"slug": "f", "port": ["S3cret"]}` + "\n" +
+				`{"slug": "a", "url": "sqlite:b.db"}` + "\n" +
+				`{"slug": "g", "id": "a", "url": "sqlite:b.db"}`,
 			`line 2: it is not JSON from column 27 on
 line 3: it is not a JSON object
 line 4: there is no key "hots": is it host?
@@ -133,7 +138,8 @@ line 5: labels: it is not an object
 line 6: label a: it is not a text, a number, true or false
 line 7: port: it is not a text or a number
 line 8: slug: a is in line 1 already
-line 9: id: a is in line 1 already`},
+line 9: id: a is in line 1 already`,
+		},
 		{"long line", JSONLines, "\n" + `{"slug": "` + strings.Repeat("x", maxLine) + `"}`, "line 2: it is longer than 1048576 bytes"},
 	} {
 		n, err := s.Import(t.Context(), strings.NewReader(c.text), c.format)

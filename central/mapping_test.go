@@ -111,8 +111,10 @@ func TestMapping(t *testing.T) {
 			"acme": {
 				ID: id(1), Slug: "acme", Name: "Acme", Status: status[true], Active: true,
 				Labels: map[string]string{"tier": "gold", "seats": "12"},
-				Target: skein.Target{Engine: skein.MySQL, Host: "db1", Port: 3307, Database: "acme_db", User: "acme_user",
-					Password: secret.New("S3cret-word"), Options: options},
+				Target: skein.Target{
+					Engine: skein.MySQL, Host: "db1", Port: 3307, Database: "acme_db", User: "acme_user",
+					Password: secret.New("S3cret-word"), Options: options,
+				},
 			},
 			"beta": {
 				ID: id(2), Slug: "beta", Status: status[false],
@@ -235,8 +237,10 @@ func TestMappingOfURLs(t *testing.T) {
 		}
 		acme := skein.Tenant{
 			ID: "1", Slug: "1", Active: true,
-			Target: skein.Target{Engine: skein.PostgreSQL, Host: "db1", Port: 5433, Database: "acme", Schema: "s", User: "app",
-				Password: secret.New("S3cret-word"), Options: map[string]string{"sslmode": "require", "n": "5"}},
+			Target: skein.Target{
+				Engine: skein.PostgreSQL, Host: "db1", Port: 5433, Database: "acme", Schema: "s", User: "app",
+				Password: secret.New("S3cret-word"), Options: map[string]string{"sslmode": "require", "n": "5"},
+			},
 		}
 		if diff := cmp.Diff(acme, tenants[0]); diff != "" {
 			t.Errorf("acme (-want +got):\n%s", diff)

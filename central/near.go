@@ -11,10 +11,10 @@ import (
 // closest keeps the candidates that are nearest to a word, however many it is
 // shown.
 type closest struct {
-	word []rune
-	max  int // how many to keep
-	best []candidate
-	row  [3][]int
+	word  []rune
+	limit int // how many to keep
+	best  []candidate
+	row   [3][]int
 }
 
 type candidate struct {
@@ -22,14 +22,14 @@ type candidate struct {
 	cost int
 }
 
-func newClosest(word string, max int) *closest {
-	return &closest{word: []rune(strings.ToLower(word)), max: max}
+func newClosest(word string, limit int) *closest {
+	return &closest{word: []rune(strings.ToLower(word)), limit: limit}
 }
 
 // bound is how many edits may lie between a word and one that is meant.
 func (c *closest) bound() int {
 	bound := min(3, (len(c.word)+1)/3)
-	if len(c.best) == c.max {
+	if len(c.best) == c.limit {
 		bound = min(bound, c.best[len(c.best)-1].cost)
 	}
 	return bound
@@ -52,7 +52,7 @@ func (c *closest) show(name string) {
 		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.name, b.name))
 	})
 	c.best = slices.Insert(c.best, at, candidate{name, cost})
-	c.best = c.best[:min(len(c.best), c.max)]
+	c.best = c.best[:min(len(c.best), c.limit)]
 }
 
 // distance is how many letters must be added, left out, replaced or swapped
@@ -89,10 +89,10 @@ func (c *closest) names() []string {
 	return names
 }
 
-// nearest are at most max of the candidates that word may have been meant to
+// nearest are at most limit of the candidates that word may have been meant to
 // be, nearest first.
-func nearest(word string, candidates iter.Seq[string], max int) []string {
-	c := newClosest(word, max)
+func nearest(word string, candidates iter.Seq[string], limit int) []string {
+	c := newClosest(word, limit)
 	for name := range candidates {
 		c.show(name)
 	}

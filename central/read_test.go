@@ -281,6 +281,7 @@ func (f *fixture) killOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ids []string
+	defer rows.Close()
 	for rows.Next() {
 		var id string
 		if err := rows.Scan(&id); err != nil {
@@ -288,7 +289,7 @@ func (f *fixture) killOthers(t *testing.T) {
 		}
 		ids = append(ids, id)
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+	if err := rows.Err(); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range ids {
@@ -387,10 +388,25 @@ func TestPattern(t *testing.T) {
 		pattern, text string
 		want          bool
 	}{
-		{"a", "a", true}, {"a", "ab", false}, {"*", "", true}, {"*", "x", true}, {"**", "x", true},
-		{"a*", "a", true}, {"a*", "ba", false}, {"*a", "ba", true}, {"a*a", "a", false}, {"a*a", "aa", true},
-		{"a*b*c", "abc", true}, {"a*b*c", "axxbyyc", true}, {"a*b*c", "acb", false}, {"a*bb*c", "abc", false},
-		{"*ab*ab*", "ab", false}, {"*ab*ab*", "abab", true}, {"[a]*", "a", false}, {"a?*", "ab", false}, {"ü*", "über", true},
+		{"a", "a", true},
+		{"a", "ab", false},
+		{"*", "", true},
+		{"*", "x", true},
+		{"**", "x", true},
+		{"a*", "a", true},
+		{"a*", "ba", false},
+		{"*a", "ba", true},
+		{"a*a", "a", false},
+		{"a*a", "aa", true},
+		{"a*b*c", "abc", true},
+		{"a*b*c", "axxbyyc", true},
+		{"a*b*c", "acb", false},
+		{"a*bb*c", "abc", false},
+		{"*ab*ab*", "ab", false},
+		{"*ab*ab*", "abab", true},
+		{"[a]*", "a", false},
+		{"a?*", "ab", false},
+		{"ü*", "über", true},
 	} {
 		if got := pattern(c.pattern).match(c.text); got != c.want {
 			t.Errorf("%q matches %q: %v", c.pattern, c.text, got)

@@ -24,8 +24,10 @@ func (sqliteDialect) open(t skein.Target, opts connectOptions) (*sql.DB, error) 
 			return nil, err
 		}
 	} else if _, err := os.Stat(t.Database); errors.Is(err, fs.ErrNotExist) {
-		return nil, &skein.DatabaseError{Class: skein.NoDatabase, Message: "there is no such file",
-			Hint: "make it with: skein init, or correct the address of the central database"}
+		return nil, &skein.DatabaseError{
+			Class: skein.NoDatabase, Message: "there is no such file",
+			Hint: "make it with: skein init, or correct the address of the central database",
+		}
 	}
 	values := url.Values{
 		// SQLite would make a file that went away in between.

@@ -237,9 +237,9 @@ func (t *NewTenant) complete() *FieldError {
 
 // checkWord checks what a tenant is named by. It goes into selections (a,b*,@file),
 // command lines and names of databases, so no character may mean anything there.
-func checkWord(f field, word string, max int) *FieldError {
-	if len(word) > max {
-		return badField(f, "it has %d bytes, and %d are allowed", len(word), max)
+func checkWord(f field, word string, limit int) *FieldError {
+	if len(word) > limit {
+		return badField(f, "it has %d bytes, and %d are allowed", len(word), limit)
 	}
 	for i, r := range word {
 		plain := r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsDigit(r))
@@ -254,10 +254,10 @@ func checkWord(f field, word string, max int) *FieldError {
 	return nil
 }
 
-func checkText(name, value string, max int) *FieldError {
+func checkText(name, value string, limit int) *FieldError {
 	switch {
-	case len(value) > max:
-		return &FieldError{Field: name, Msg: fmt.Sprintf("it has %d bytes, and %d are allowed", len(value), max)}
+	case len(value) > limit:
+		return &FieldError{Field: name, Msg: fmt.Sprintf("it has %d bytes, and %d are allowed", len(value), limit)}
 	case !utf8.ValidString(value):
 		return &FieldError{Field: name, Msg: "it is not UTF-8"}
 	case strings.ContainsFunc(value, unicode.IsControl):

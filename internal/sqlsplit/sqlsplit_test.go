@@ -67,8 +67,10 @@ func TestSplit(t *testing.T) {
 		{"comments only", all, "-- a;\n/* b; */ -- c", nil},
 		{"empty statements", all, ";; ;\n/* a */;SELECT 1;;", []string{"SELECT 1"}},
 		{"no terminator", all, "SELECT 1; SELECT 2", []string{"SELECT 1", "SELECT 2"}},
-		{"comments around", all, "-- a\n/* b */ SELECT /* c; */ 1 -- d;\n, 2 /* e */ ; -- f\nSELECT 3 -- g",
-			[]string{"SELECT /* c; */ 1 -- d;\n, 2", "SELECT 3"}},
+		{
+			"comments around", all, "-- a\n/* b */ SELECT /* c; */ 1 -- d;\n, 2 /* e */ ; -- f\nSELECT 3 -- g",
+			[]string{"SELECT /* c; */ 1 -- d;\n, 2", "SELECT 3"},
+		},
 		{"CRLF", all, "SELECT 1;\r\n-- a;\r\nSELECT\r\n2;\r\n", []string{"SELECT 1", "SELECT\r\n2"}},
 		{"byte order mark", all, bom + "SELECT 1;", []string{"SELECT 1"}},
 		{"non-ASCII space is a name", all, "SELECT 1;\u00a0;\u3000a", []string{"SELECT 1", "\u00a0", "\u3000a"}},
@@ -77,13 +79,19 @@ func TestSplit(t *testing.T) {
 		{"comment marks in quotes", all, "SELECT '--', '/*'; SELECT \"*/\"", []string{"SELECT '--', '/*'", "SELECT \"*/\""}},
 		{"quotes in comments", all, "SELECT 1 -- it's\n; SELECT 2 /* it's */", []string{"SELECT 1", "SELECT 2"}},
 		{"stray )", all, "SELECT 1); SELECT 2", []string{"SELECT 1)", "SELECT 2"}},
-		{"slashes", all, "SELECT 4/2; SELECT 1/ *2; SELECT /*/ ; */ 3",
-			[]string{"SELECT 4/2", "SELECT 1/ *2", "SELECT /*/ ; */ 3"}},
-		{"stars before the end of a comment", all, "SELECT 1 /***/; SELECT 2 /* **/; SELECT 3 /**/",
-			[]string{"SELECT 1", "SELECT 2", "SELECT 3"}},
+		{
+			"slashes", all, "SELECT 4/2; SELECT 1/ *2; SELECT /*/ ; */ 3",
+			[]string{"SELECT 4/2", "SELECT 1/ *2", "SELECT /*/ ; */ 3"},
+		},
+		{
+			"stars before the end of a comment", all, "SELECT 1 /***/; SELECT 2 /* **/; SELECT 3 /**/",
+			[]string{"SELECT 1", "SELECT 2", "SELECT 3"},
+		},
 
-		{"group", all, "SELECT 0\n-- +goose StatementBegin\nSELECT 1; -- a;\nSELECT 2;;\n  --  +goose statementend  \r\nSELECT 3;",
-			[]string{"SELECT 0", "SELECT 1; -- a;\nSELECT 2", "SELECT 3"}},
+		{
+			"group", all, "SELECT 0\n-- +goose StatementBegin\nSELECT 1; -- a;\nSELECT 2;;\n  --  +goose statementend  \r\nSELECT 3;",
+			[]string{"SELECT 0", "SELECT 1; -- a;\nSELECT 2", "SELECT 3"},
+		},
 		{"group at the very start", all, bom + "-- +goose StatementBegin\n;a;b;\n-- +goose StatementEnd", []string{"a;b"}},
 		{"group of nothing", all, "-- +goose StatementBegin\n-- a\n;\n-- +goose StatementEnd\nSELECT 1", []string{"SELECT 1"}},
 		{"marker not alone on its line", all, "SELECT 1 -- +goose StatementBegin\n; SELECT 2", []string{"SELECT 1", "SELECT 2"}},
@@ -91,17 +99,27 @@ func TestSplit(t *testing.T) {
 		{"no client commands in a group", all, "-- +goose StatementBegin\nSELECT 1 \\x\n;\n-- +goose StatementEnd", []string{"SELECT 1 \\x"}},
 
 		// PostgreSQL
-		{"escape string", pg, `SELECT E'a\';', e'\\'; SELECT 'b\'; SELECT namee'\'; SELECT 1`,
-			[]string{`SELECT E'a\';', e'\\'`, `SELECT 'b\'`, `SELECT namee'\'`, `SELECT 1`}},
-		{"escape string goes on", pg, "SELECT E'a'\n 'b\\';'; SELECT E'a' -- c\n  -- d\n 'b\\';'; SELECT E'a' 'b\\'; SELECT E'a''\\';'",
-			[]string{"SELECT E'a'\n 'b\\';'", "SELECT E'a' -- c\n  -- d\n 'b\\';'", "SELECT E'a' 'b\\'", "SELECT E'a''\\';'"}},
+		{
+			"escape string", pg, `SELECT E'a\';', e'\\'; SELECT 'b\'; SELECT namee'\'; SELECT 1`,
+			[]string{`SELECT E'a\';', e'\\'`, `SELECT 'b\'`, `SELECT namee'\'`, `SELECT 1`},
+		},
+		{
+			"escape string goes on", pg, "SELECT E'a'\n 'b\\';'; SELECT E'a' -- c\n  -- d\n 'b\\';'; SELECT E'a' 'b\\'; SELECT E'a''\\';'",
+			[]string{"SELECT E'a'\n 'b\\';'", "SELECT E'a' -- c\n  -- d\n 'b\\';'", "SELECT E'a' 'b\\'", "SELECT E'a''\\';'"},
+		},
 		{"plain string does not take on escapes", pg, "SELECT 'a'\n 'b\\'; SELECT 2", []string{"SELECT 'a'\n 'b\\'", "SELECT 2"}},
-		{"other strings", pg, `SELECT U&'\0061\', B'1', X'ff', N'a\', U&"d\"; SELECT 2`,
-			[]string{`SELECT U&'\0061\', B'1', X'ff', N'a\', U&"d\"`, "SELECT 2"}},
-		{"dollar quotes", pg, "SELECT $$a;$b$;$$; SELECT $b$;$$;$c$;$B$;$b$; SELECT $ж_1$;$ж_1$",
-			[]string{"SELECT $$a;$b$;$$", "SELECT $b$;$$;$c$;$B$;$b$", "SELECT $ж_1$;$ж_1$"}},
-		{"dollars that quote nothing", pg, "SELECT $1; SELECT a$b$; SELECT a$$; SELECT $1a$; SELECT $ 1; SELECT é$$",
-			[]string{"SELECT $1", "SELECT a$b$", "SELECT a$$", "SELECT $1a$", "SELECT $ 1", "SELECT é$$"}},
+		{
+			"other strings", pg, `SELECT U&'\0061\', B'1', X'ff', N'a\', U&"d\"; SELECT 2`,
+			[]string{`SELECT U&'\0061\', B'1', X'ff', N'a\', U&"d\"`, "SELECT 2"},
+		},
+		{
+			"dollar quotes", pg, "SELECT $$a;$b$;$$; SELECT $b$;$$;$c$;$B$;$b$; SELECT $ж_1$;$ж_1$",
+			[]string{"SELECT $$a;$b$;$$", "SELECT $b$;$$;$c$;$B$;$b$", "SELECT $ж_1$;$ж_1$"},
+		},
+		{
+			"dollars that quote nothing", pg, "SELECT $1; SELECT a$b$; SELECT a$$; SELECT $1a$; SELECT $ 1; SELECT é$$",
+			[]string{"SELECT $1", "SELECT a$b$", "SELECT a$$", "SELECT $1a$", "SELECT $ 1", "SELECT é$$"},
+		},
 		{"dollar quote behind a number", pg, "SELECT 1$$;$$; SELECT $1$$;$$", []string{"SELECT 1$$;$$", "SELECT $1$$;$$"}},
 		{"nested comments", pg, "SELECT 1 /* a /* b; */ c; /*/ d; */; */; SELECT 2", []string{"SELECT 1", "SELECT 2"}},
 		{"a carriage return ends a comment", pg, "SELECT 1 -- a;\r; SELECT 2", []string{"SELECT 1", "SELECT 2"}},
@@ -109,23 +127,39 @@ func TestSplit(t *testing.T) {
 		{"# is an operator", pg, "SELECT 1 # 2; SELECT 3", []string{"SELECT 1 # 2", "SELECT 3"}},
 		{"` is nothing", pg, "SELECT `; SELECT `", []string{"SELECT `", "SELECT `"}},
 		{"brackets", pg, "SELECT a[1]; SELECT '{[}'", []string{"SELECT a[1]", "SELECT '{[}'"}},
-		{"rule", pg, "CREATE RULE r AS ON UPDATE TO t DO ALSO (DELETE FROM a; SELECT ')'; DELETE FROM b;); SELECT 1",
-			[]string{"CREATE RULE r AS ON UPDATE TO t DO ALSO (DELETE FROM a; SELECT ')'; DELETE FROM b;)", "SELECT 1"}},
-		{"body", pg, "CREATE FUNCTION f() RETURNS int BEGIN\n-- a\nATOMIC SELECT CASE 1 WHEN 1 THEN CASE WHEN true THEN 1 END END; SELECT (CASE WHEN true THEN 2 END); END; SELECT 3",
-			[]string{"CREATE FUNCTION f() RETURNS int BEGIN\n-- a\nATOMIC SELECT CASE 1 WHEN 1 THEN CASE WHEN true THEN 1 END END; SELECT (CASE WHEN true THEN 2 END); END", "SELECT 3"}},
-		{"names in a body", pg, "create or replace procedure p() begin atomic select 1 as end; select t.end, t.case as case from t; end; select 3",
-			[]string{"create or replace procedure p() begin atomic select 1 as end; select t.end, t.case as case from t; end", "select 3"}},
-		{"BEGIN as a name", pg, "CREATE FUNCTION f(begin int) RETURNS int RETURN begin; SELECT begin FROM t; BEGIN; SELECT 1; END",
-			[]string{"CREATE FUNCTION f(begin int) RETURNS int RETURN begin", "SELECT begin FROM t", "BEGIN", "SELECT 1", "END"}},
-		{"leading hint", pg, "/* a */ /*+ SeqScan(t) */ -- b\nSELECT 1; /*+ x */; SELECT 2",
-			[]string{"/*+ SeqScan(t) */ -- b\nSELECT 1", "SELECT 2"}},
-		{"psql commands", pg, "\\connect a;b\nSELECT 1 \\gexec\n\\i f.sql \r\nSELECT '\\x'; \\q",
-			[]string{`\connect a;b`, "SELECT 1", `\gexec`, `\i f.sql`, `SELECT '\x'`, `\q`}},
-		{"copy data", pg, "COPY t (a) FROM stdin;\n1\tit's; $$\n\\.\nSELECT 1; copy u from stdin with (format csv) ;  \r\n\\N\n\"\r\n\\.\r\nSELECT 2;",
-			[]string{"COPY t (a) FROM stdin", "SELECT 1", "copy u from stdin with (format csv)", "SELECT 2"}},
+		{
+			"rule", pg, "CREATE RULE r AS ON UPDATE TO t DO ALSO (DELETE FROM a; SELECT ')'; DELETE FROM b;); SELECT 1",
+			[]string{"CREATE RULE r AS ON UPDATE TO t DO ALSO (DELETE FROM a; SELECT ')'; DELETE FROM b;)", "SELECT 1"},
+		},
+		{
+			"body", pg, "CREATE FUNCTION f() RETURNS int BEGIN\n-- a\nATOMIC SELECT CASE 1 WHEN 1 THEN CASE WHEN true THEN 1 END END; SELECT (CASE WHEN true THEN 2 END); END; SELECT 3",
+			[]string{"CREATE FUNCTION f() RETURNS int BEGIN\n-- a\nATOMIC SELECT CASE 1 WHEN 1 THEN CASE WHEN true THEN 1 END END; SELECT (CASE WHEN true THEN 2 END); END", "SELECT 3"},
+		},
+		{
+			"names in a body", pg, "create or replace procedure p() begin atomic select 1 as end; select t.end, t.case as case from t; end; select 3",
+			[]string{"create or replace procedure p() begin atomic select 1 as end; select t.end, t.case as case from t; end", "select 3"},
+		},
+		{
+			"BEGIN as a name", pg, "CREATE FUNCTION f(begin int) RETURNS int RETURN begin; SELECT begin FROM t; BEGIN; SELECT 1; END",
+			[]string{"CREATE FUNCTION f(begin int) RETURNS int RETURN begin", "SELECT begin FROM t", "BEGIN", "SELECT 1", "END"},
+		},
+		{
+			"leading hint", pg, "/* a */ /*+ SeqScan(t) */ -- b\nSELECT 1; /*+ x */; SELECT 2",
+			[]string{"/*+ SeqScan(t) */ -- b\nSELECT 1", "SELECT 2"},
+		},
+		{
+			"psql commands", pg, "\\connect a;b\nSELECT 1 \\gexec\n\\i f.sql \r\nSELECT '\\x'; \\q",
+			[]string{`\connect a;b`, "SELECT 1", `\gexec`, `\i f.sql`, `SELECT '\x'`, `\q`},
+		},
+		{
+			"copy data", pg, "COPY t (a) FROM stdin;\n1\tit's; $$\n\\.\nSELECT 1; copy u from stdin with (format csv) ;  \r\n\\N\n\"\r\n\\.\r\nSELECT 2;",
+			[]string{"COPY t (a) FROM stdin", "SELECT 1", "copy u from stdin with (format csv)", "SELECT 2"},
+		},
 		{"copy data to the end", pg, "COPY t FROM STDIN;\n1;'\n", []string{"COPY t FROM STDIN"}},
-		{"copy without data", pg, "COPY t FROM STDIN; SELECT 1;\nCOPY t TO STDOUT;\nSELECT 2;\nCOPY t FROM '/a';\nSELECT 3",
-			[]string{"COPY t FROM STDIN", "SELECT 1", "COPY t TO STDOUT", "SELECT 2", "COPY t FROM '/a'", "SELECT 3"}},
+		{
+			"copy without data", pg, "COPY t FROM STDIN; SELECT 1;\nCOPY t TO STDOUT;\nSELECT 2;\nCOPY t FROM '/a';\nSELECT 3",
+			[]string{"COPY t FROM STDIN", "SELECT 1", "COPY t TO STDOUT", "SELECT 2", "COPY t FROM '/a'", "SELECT 3"},
+		},
 
 		// MySQL
 		{"backslash", my, "SELECT 'a\\';', \"b\\\";\", `c\\`; SELECT '\\\\'; SELECT \"'\"", []string{"SELECT 'a\\';', \"b\\\";\", `c\\`", `SELECT '\\'`, `SELECT "'"`}},
@@ -133,50 +167,88 @@ func TestSplit(t *testing.T) {
 		{"# comment", my, "SELECT 1 # a;\n; # b\nSELECT 2#;", []string{"SELECT 1", "SELECT 2"}},
 		{"-- wants a space", my, "SELECT 5--3; SELECT 1 --\t;\n; SELECT 2 --\n; SELECT 3 --", []string{"SELECT 5--3", "SELECT 1", "SELECT 2", "SELECT 3"}},
 		{"comments do not nest", my, "SELECT 1 /* a /* b */; SELECT 2", []string{"SELECT 1", "SELECT 2"}},
-		{"executable comments", my, "/*!40101 SET NAMES utf8 */;\n/*M!100100 SELECT 1; */; SELECT /*!80000 'a;*/', */ 2;/*!*/",
-			[]string{"/*!40101 SET NAMES utf8 */", "/*M!100100 SELECT 1; */", "SELECT /*!80000 'a;*/', */ 2", "/*!*/"}},
-		{"comment in an executable one", my, "CREATE TABLE t (a int) /*!50100 /* b; */ PARTITION BY HASH (a) */ ; SELECT 1",
-			[]string{"CREATE TABLE t (a int) /*!50100 /* b; */ PARTITION BY HASH (a) */", "SELECT 1"}},
+		{
+			"executable comments", my, "/*!40101 SET NAMES utf8 */;\n/*M!100100 SELECT 1; */; SELECT /*!80000 'a;*/', */ 2;/*!*/",
+			[]string{"/*!40101 SET NAMES utf8 */", "/*M!100100 SELECT 1; */", "SELECT /*!80000 'a;*/', */ 2", "/*!*/"},
+		},
+		{
+			"comment in an executable one", my, "CREATE TABLE t (a int) /*!50100 /* b; */ PARTITION BY HASH (a) */ ; SELECT 1",
+			[]string{"CREATE TABLE t (a int) /*!50100 /* b; */ PARTITION BY HASH (a) */", "SELECT 1"},
+		},
 		{"hints", my, "SELECT /*+ MAX_EXECUTION_TIME(1) */ 1; SELECT 2", []string{"SELECT /*+ MAX_EXECUTION_TIME(1) */ 1", "SELECT 2"}},
 		{"dollars", my, "SELECT 1 AS $$; SELECT a$$b; SELECT $1", []string{"SELECT 1 AS $$", "SELECT a$$b", "SELECT $1"}},
-		{"DELIMITER", my, "DELIMITER //\nSELECT 1//\nSELECT '//', `//`, /* // */ 2 -- //\n// # //\n  delimiter ;\nSELECT 3;",
-			[]string{"SELECT 1", "SELECT '//', `//`, /* // */ 2", "SELECT 3"}},
+		{
+			"DELIMITER", my, "DELIMITER //\nSELECT 1//\nSELECT '//', `//`, /* // */ 2 -- //\n// # //\n  delimiter ;\nSELECT 3;",
+			[]string{"SELECT 1", "SELECT '//', `//`, /* // */ 2", "SELECT 3"},
+		},
 		{"DELIMITER ends a statement", my, "DELIMITER //\nCREATE PROCEDURE p() BEGIN END\nDELIMITER ;\nSELECT 1", []string{"CREATE PROCEDURE p() BEGIN END", "SELECT 1"}},
-		{"delimiter is a name", my, "CREATE TABLE t (\n delimiter int,\n a int); SELECT delimiter; SELECT\n  delimiter\nFROM t",
-			[]string{"CREATE TABLE t (\n delimiter int,\n a int)", "SELECT delimiter", "SELECT\n  delimiter\nFROM t"}},
-		{"semicolons under DELIMITER", my, "DELIMITER $$\nDROP PROCEDURE p; CREATE PROCEDURE p() BEGIN SELECT 1; END; $$\nSELECT 1; SELECT 2 $$\nCREATE PROCEDURE q() BEGIN BEGIN; $$",
-			[]string{"DROP PROCEDURE p", "CREATE PROCEDURE p() BEGIN SELECT 1; END", "SELECT 1", "SELECT 2", "CREATE PROCEDURE q() BEGIN BEGIN"}},
-		{"mysqldump's trigger", my, "DELIMITER ;;\n/*!50003 CREATE*/ /*!50017 DEFINER=`root`@`%`*/ /*!50003 TRIGGER t BEFORE INSERT ON x FOR EACH ROW BEGIN SET @a = 1; END */;;\nDELIMITER ;\nSELECT 1;",
-			[]string{"/*!50003 CREATE*/ /*!50017 DEFINER=`root`@`%`*/ /*!50003 TRIGGER t BEFORE INSERT ON x FOR EACH ROW BEGIN SET @a = 1; END */", "SELECT 1"}},
-		{"client commands", my, "source a.sql;\nSELECT 1\\G\n\\. b.sql\nSELECT \\N; SELECT source FROM t;\n SYSTEM ls;\nDELIMITER //\ntee x //\nSELECT 2//",
-			[]string{"source a.sql", "SELECT 1", `\G`, `\. b.sql`, `SELECT \N`, "SELECT source FROM t", "SYSTEM ls", "tee x", "SELECT 2"}},
-		{"transactions", my, "BEGIN; SELECT 1; BEGIN WORK; COMMIT; XA BEGIN 'a'; XA END 'a'; START TRANSACTION; ROLLBACK",
-			[]string{"BEGIN", "SELECT 1", "BEGIN WORK", "COMMIT", "XA BEGIN 'a'", "XA END 'a'", "START TRANSACTION", "ROLLBACK"}},
-		{"END and BEGIN are names", my, "CREATE PROCEDURE p(begin int, end int) BEGIN SELECT end; SET end = begin, @end = 1; IF end THEN SELECT t.end; END IF; SELECT CASE WHEN end THEN end ELSE end END; END; SELECT end",
-			[]string{"CREATE PROCEDURE p(begin int, end int) BEGIN SELECT end; SET end = begin, @end = 1; IF end THEN SELECT t.end; END IF; SELECT CASE WHEN end THEN end ELSE end END; END", "SELECT end"}},
-		{"numbers before END", my, "CREATE PROCEDURE p() BEGIN SELECT CASE WHEN 1 THEN 1. END; SELECT CASE WHEN 1 THEN .5 END; END; SELECT 1",
-			[]string{"CREATE PROCEDURE p() BEGIN SELECT CASE WHEN 1 THEN 1. END; SELECT CASE WHEN 1 THEN .5 END; END", "SELECT 1"}},
-		{"IF of three kinds", my, "CREATE TRIGGER IF NOT EXISTS t BEFORE INSERT ON x FOR EACH ROW IF (NEW.a) THEN SET NEW.b = IF(1, 2, 3); DROP TABLE IF EXISTS y; END IF; SELECT IF(1, 2, 3)",
-			[]string{"CREATE TRIGGER IF NOT EXISTS t BEFORE INSERT ON x FOR EACH ROW IF (NEW.a) THEN SET NEW.b = IF(1, 2, 3); DROP TABLE IF EXISTS y; END IF", "SELECT IF(1, 2, 3)"}},
-		{"one statement for a body", my, "CREATE TRIGGER t BEFORE INSERT ON x FOR EACH ROW PRECEDES u SET NEW.a = 1; CREATE EVENT e ON SCHEDULE AT now() DO DELETE FROM x; CREATE FUNCTION f RETURNS STRING SONAME 'x.so'; CREATE PROCEDURE p() COMMENT 'c' DO 1; SELECT 1",
-			[]string{"CREATE TRIGGER t BEFORE INSERT ON x FOR EACH ROW PRECEDES u SET NEW.a = 1", "CREATE EVENT e ON SCHEDULE AT now() DO DELETE FROM x",
-				"CREATE FUNCTION f RETURNS STRING SONAME 'x.so'", "CREATE PROCEDURE p() COMMENT 'c' DO 1", "SELECT 1"}},
-		{"names like programs", my, "CREATE TABLE `trigger` (begin int); CREATE DEFINER=event@localhost VIEW v AS SELECT 1; ALTER TABLE event ADD a int; CREATE INDEX i ON procedures (a)",
-			[]string{"CREATE TABLE `trigger` (begin int)", "CREATE DEFINER=event@localhost VIEW v AS SELECT 1", "ALTER TABLE event ADD a int", "CREATE INDEX i ON procedures (a)"}},
-		{"other languages", my, "CREATE FUNCTION f(a int) RETURNS int LANGUAGE JAVASCRIPT AS $js$ let b = 'it; $$'; return a; $js$; CREATE PROCEDURE p() LANGUAGE JAVASCRIPT AS 'a;'; SELECT 1",
-			[]string{"CREATE FUNCTION f(a int) RETURNS int LANGUAGE JAVASCRIPT AS $js$ let b = 'it; $$'; return a; $js$", "CREATE PROCEDURE p() LANGUAGE JAVASCRIPT AS 'a;'", "SELECT 1"}},
+		{
+			"delimiter is a name", my, "CREATE TABLE t (\n delimiter int,\n a int); SELECT delimiter; SELECT\n  delimiter\nFROM t",
+			[]string{"CREATE TABLE t (\n delimiter int,\n a int)", "SELECT delimiter", "SELECT\n  delimiter\nFROM t"},
+		},
+		{
+			"semicolons under DELIMITER", my, "DELIMITER $$\nDROP PROCEDURE p; CREATE PROCEDURE p() BEGIN SELECT 1; END; $$\nSELECT 1; SELECT 2 $$\nCREATE PROCEDURE q() BEGIN BEGIN; $$",
+			[]string{"DROP PROCEDURE p", "CREATE PROCEDURE p() BEGIN SELECT 1; END", "SELECT 1", "SELECT 2", "CREATE PROCEDURE q() BEGIN BEGIN"},
+		},
+		{
+			"mysqldump's trigger", my, "DELIMITER ;;\n/*!50003 CREATE*/ /*!50017 DEFINER=`root`@`%`*/ /*!50003 TRIGGER t BEFORE INSERT ON x FOR EACH ROW BEGIN SET @a = 1; END */;;\nDELIMITER ;\nSELECT 1;",
+			[]string{"/*!50003 CREATE*/ /*!50017 DEFINER=`root`@`%`*/ /*!50003 TRIGGER t BEFORE INSERT ON x FOR EACH ROW BEGIN SET @a = 1; END */", "SELECT 1"},
+		},
+		{
+			"client commands", my, "source a.sql;\nSELECT 1\\G\n\\. b.sql\nSELECT \\N; SELECT source FROM t;\n SYSTEM ls;\nDELIMITER //\ntee x //\nSELECT 2//",
+			[]string{"source a.sql", "SELECT 1", `\G`, `\. b.sql`, `SELECT \N`, "SELECT source FROM t", "SYSTEM ls", "tee x", "SELECT 2"},
+		},
+		{
+			"transactions", my, "BEGIN; SELECT 1; BEGIN WORK; COMMIT; XA BEGIN 'a'; XA END 'a'; START TRANSACTION; ROLLBACK",
+			[]string{"BEGIN", "SELECT 1", "BEGIN WORK", "COMMIT", "XA BEGIN 'a'", "XA END 'a'", "START TRANSACTION", "ROLLBACK"},
+		},
+		{
+			"END and BEGIN are names", my, "CREATE PROCEDURE p(begin int, end int) BEGIN SELECT end; SET end = begin, @end = 1; IF end THEN SELECT t.end; END IF; SELECT CASE WHEN end THEN end ELSE end END; END; SELECT end",
+			[]string{"CREATE PROCEDURE p(begin int, end int) BEGIN SELECT end; SET end = begin, @end = 1; IF end THEN SELECT t.end; END IF; SELECT CASE WHEN end THEN end ELSE end END; END", "SELECT end"},
+		},
+		{
+			"numbers before END", my, "CREATE PROCEDURE p() BEGIN SELECT CASE WHEN 1 THEN 1. END; SELECT CASE WHEN 1 THEN .5 END; END; SELECT 1",
+			[]string{"CREATE PROCEDURE p() BEGIN SELECT CASE WHEN 1 THEN 1. END; SELECT CASE WHEN 1 THEN .5 END; END", "SELECT 1"},
+		},
+		{
+			"IF of three kinds", my, "CREATE TRIGGER IF NOT EXISTS t BEFORE INSERT ON x FOR EACH ROW IF (NEW.a) THEN SET NEW.b = IF(1, 2, 3); DROP TABLE IF EXISTS y; END IF; SELECT IF(1, 2, 3)",
+			[]string{"CREATE TRIGGER IF NOT EXISTS t BEFORE INSERT ON x FOR EACH ROW IF (NEW.a) THEN SET NEW.b = IF(1, 2, 3); DROP TABLE IF EXISTS y; END IF", "SELECT IF(1, 2, 3)"},
+		},
+		{
+			"one statement for a body", my, "CREATE TRIGGER t BEFORE INSERT ON x FOR EACH ROW PRECEDES u SET NEW.a = 1; CREATE EVENT e ON SCHEDULE AT now() DO DELETE FROM x; CREATE FUNCTION f RETURNS STRING SONAME 'x.so'; CREATE PROCEDURE p() COMMENT 'c' DO 1; SELECT 1",
+			[]string{
+				"CREATE TRIGGER t BEFORE INSERT ON x FOR EACH ROW PRECEDES u SET NEW.a = 1", "CREATE EVENT e ON SCHEDULE AT now() DO DELETE FROM x",
+				"CREATE FUNCTION f RETURNS STRING SONAME 'x.so'", "CREATE PROCEDURE p() COMMENT 'c' DO 1", "SELECT 1",
+			},
+		},
+		{
+			"names like programs", my, "CREATE TABLE `trigger` (begin int); CREATE DEFINER=event@localhost VIEW v AS SELECT 1; ALTER TABLE event ADD a int; CREATE INDEX i ON procedures (a)",
+			[]string{"CREATE TABLE `trigger` (begin int)", "CREATE DEFINER=event@localhost VIEW v AS SELECT 1", "ALTER TABLE event ADD a int", "CREATE INDEX i ON procedures (a)"},
+		},
+		{
+			"other languages", my, "CREATE FUNCTION f(a int) RETURNS int LANGUAGE JAVASCRIPT AS $js$ let b = 'it; $$'; return a; $js$; CREATE PROCEDURE p() LANGUAGE JAVASCRIPT AS 'a;'; SELECT 1",
+			[]string{"CREATE FUNCTION f(a int) RETURNS int LANGUAGE JAVASCRIPT AS $js$ let b = 'it; $$'; return a; $js$", "CREATE PROCEDURE p() LANGUAGE JAVASCRIPT AS 'a;'", "SELECT 1"},
+		},
 		// MariaDB 11.4 manual, CREATE PACKAGE BODY.
-		{"package without AS", my, "CREATE PACKAGE p FUNCTION f() RETURNS int; PROCEDURE q(a int); END; CREATE PACKAGE BODY p DECLARE v int DEFAULT 1; FUNCTION f() RETURNS int BEGIN RETURN v; END; PROCEDURE q(a int) BEGIN IF a THEN SELECT 1; END IF; END; SET v = 2; END; SELECT 1",
-			[]string{"CREATE PACKAGE p FUNCTION f() RETURNS int; PROCEDURE q(a int); END",
-				"CREATE PACKAGE BODY p DECLARE v int DEFAULT 1; FUNCTION f() RETURNS int BEGIN RETURN v; END; PROCEDURE q(a int) BEGIN IF a THEN SELECT 1; END IF; END; SET v = 2; END", "SELECT 1"}},
+		{
+			"package without AS", my, "CREATE PACKAGE p FUNCTION f() RETURNS int; PROCEDURE q(a int); END; CREATE PACKAGE BODY p DECLARE v int DEFAULT 1; FUNCTION f() RETURNS int BEGIN RETURN v; END; PROCEDURE q(a int) BEGIN IF a THEN SELECT 1; END IF; END; SET v = 2; END; SELECT 1",
+			[]string{
+				"CREATE PACKAGE p FUNCTION f() RETURNS int; PROCEDURE q(a int); END",
+				"CREATE PACKAGE BODY p DECLARE v int DEFAULT 1; FUNCTION f() RETURNS int BEGIN RETURN v; END; PROCEDURE q(a int) BEGIN IF a THEN SELECT 1; END IF; END; SET v = 2; END", "SELECT 1",
+			},
+		},
 		{"an ı is no I", my, "ıf a THEN; SELECT 1", []string{"ıf a THEN", "SELECT 1"}},
 
 		// SQLite
 		{"names", lite, "SELECT [a;'], `b;`, \"c;\" , [d[]; SELECT 'a\\'; SELECT 2", []string{"SELECT [a;'], `b;`, \"c;\" , [d[]", "SELECT 'a\\'", "SELECT 2"}},
-		{"trigger", lite, "CREATE TEMPORARY TRIGGER t AFTER INSERT ON x WHEN CASE 1 WHEN 1 THEN 2 END BEGIN SELECT CASE WHEN 1 THEN 2 END; SELECT end FROM x; END; SELECT 3",
-			[]string{"CREATE TEMPORARY TRIGGER t AFTER INSERT ON x WHEN CASE 1 WHEN 1 THEN 2 END BEGIN SELECT CASE WHEN 1 THEN 2 END; SELECT end FROM x; END", "SELECT 3"}},
-		{"trigger ends behind a comment", lite, "CREATE TRIGGER t DELETE ON x BEGIN SELECT 1; /* a; */ -- b\nend -- c\n; SELECT 3",
-			[]string{"CREATE TRIGGER t DELETE ON x BEGIN SELECT 1; /* a; */ -- b\nend", "SELECT 3"}},
+		{
+			"trigger", lite, "CREATE TEMPORARY TRIGGER t AFTER INSERT ON x WHEN CASE 1 WHEN 1 THEN 2 END BEGIN SELECT CASE WHEN 1 THEN 2 END; SELECT end FROM x; END; SELECT 3",
+			[]string{"CREATE TEMPORARY TRIGGER t AFTER INSERT ON x WHEN CASE 1 WHEN 1 THEN 2 END BEGIN SELECT CASE WHEN 1 THEN 2 END; SELECT end FROM x; END", "SELECT 3"},
+		},
+		{
+			"trigger ends behind a comment", lite, "CREATE TRIGGER t DELETE ON x BEGIN SELECT 1; /* a; */ -- b\nend -- c\n; SELECT 3",
+			[]string{"CREATE TRIGGER t DELETE ON x BEGIN SELECT 1; /* a; */ -- b\nend", "SELECT 3"},
+		},
 		{"transactions end with END", lite, "BEGIN; SELECT 1; END; SELECT 2", []string{"BEGIN", "SELECT 1", "END", "SELECT 2"}},
 		{"shell commands", lite, ".read a.sql\nSELECT 1;\n.mode csv; x\nSELECT .5", []string{".read a.sql", "SELECT 1", ".mode csv; x", "SELECT .5"}},
 		{"byte order mark between tokens", lite, "SELECT 1;" + bom + "SELECT" + bom + "2", []string{"SELECT 1", "SELECT" + bom + "2"}},
@@ -541,9 +613,13 @@ func TestLinear(t *testing.T) {
 			d      Dialect
 			prefix string
 		}{
-			{PostgreSQL, ""}, {PostgreSQL, "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC "},
-			{MySQL, ""}, {MySQL, "CREATE PROCEDURE p() BEGIN "}, {MySQL, "DELIMITER $$\n"},
-			{SQLite, ""}, {SQLite, "CREATE TRIGGER t DELETE ON x BEGIN "},
+			{PostgreSQL, ""},
+			{PostgreSQL, "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC "},
+			{MySQL, ""},
+			{MySQL, "CREATE PROCEDURE p() BEGIN "},
+			{MySQL, "DELIMITER $$\n"},
+			{SQLite, ""},
+			{SQLite, "CREATE TRIGGER t DELETE ON x BEGIN "},
 		} {
 			src := c.prefix + strings.Repeat(unit, size/len(unit))
 			start := time.Now()

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 
@@ -26,7 +28,6 @@ func run(file, statements string) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	_, err = db.Exec(statements)
-	return err
+	_, err = db.ExecContext(context.Background(), statements)
+	return errors.Join(err, db.Close())
 }
