@@ -2,6 +2,9 @@ package skein
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/skeinhq/skein/secret"
@@ -111,6 +114,18 @@ func (o SessionOptions) Authenticate(ctx context.Context, target Target) (Target
 	var err error
 	target.Password, err = o.Password(ctx, target)
 	return target, err
+}
+
+// Caller is what a session calls itself, for whoever looks who is at work:
+// skein, who calls it, and its process. It is at most 63 bytes long, as
+// PostgreSQL keeps no more of it.
+func (o SessionOptions) Caller() string {
+	if o.By == "" {
+		return "skein"
+	}
+	pid := fmt.Sprintf(" pid %d", os.Getpid())
+	by := strings.ToValidUTF8(o.By[:min(len(o.By), 63-len("skein ")-len(pid))], "")
+	return "skein " + by + pid
 }
 
 // A Step is one migration to run in one direction.

@@ -36,7 +36,7 @@ func (e *Engine) config(target skein.Target) (*mysql.Config, time.Duration, erro
 	// As much as any server can take, so that the server's own bound counts.
 	// With 0 the driver would ask for that, which is a round trip.
 	c.MaxAllowedPacket = 1 << 30
-	c.ConnectionAttributes = "program_name:" + attribute(cmp.Or(e.opts.Tool, "skein")) + "," + byAttribute + ":" + attribute(e.opts.By)
+	c.ConnectionAttributes = "program_name:" + attribute(cmp.Or(e.opts.Tool, "skein")) + "," + byAttribute + ":" + attribute(e.opts.Caller())
 
 	timeout := e.opts.ConnectTimeout
 	var secure tlsOptions

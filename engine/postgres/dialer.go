@@ -179,7 +179,7 @@ func milliseconds(d time.Duration) string {
 // newConfig is the configuration for a target's server and options, without the
 // target's database, user and password.
 func newConfig(opts skein.SessionOptions, target skein.Target) (*pgconn.Config, error) {
-	runtime := map[string]string{"application_name": "skein"}
+	runtime := map[string]string{"application_name": opts.Caller()}
 	for name, d := range map[string]time.Duration{
 		lockTimeout: opts.LockTimeout, statementTimeout: opts.StatementTimeout, idleTimeout: opts.IdleTimeout,
 	} {

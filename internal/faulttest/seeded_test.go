@@ -255,7 +255,7 @@ func (r *faultRun) fault(processes []chan os.Signal) {
 		r.proxies[k.name].CutAll()
 	case n < 95:
 		what = "session ended by an administrator"
-		query := "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'skein' LIMIT 1"
+		query := "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'skein%' LIMIT 1"
 		if k.name == skein.MySQL {
 			query = "SELECT id FROM information_schema.processlist WHERE user LIKE 'skein_test%' LIMIT 1"
 		}
