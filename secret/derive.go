@@ -168,7 +168,14 @@ type KeyError struct {
 func newKeyError(setting string, d derivation, text string) *KeyError {
 	e := &KeyError{Setting: setting, Derivation: d.name, Bytes: len(text), Example: text == exampleKey}
 	for _, other := range derivations {
-		if _, ok := other.key(text); ok && other.derive != nil {
+		if other.derive == nil {
+			continue
+		}
+		fits := other.needs == "" // not tried: some take a while by intention
+		if !fits {
+			_, fits = other.key(text)
+		}
+		if fits {
 			e.Fitting = append(e.Fitting, other.name)
 		}
 	}

@@ -1,6 +1,9 @@
 package secret
 
-import "bytes"
+import (
+	"bytes"
+	"sync"
+)
 
 // Finding names what opens a value.
 type Finding struct {
@@ -24,9 +27,13 @@ type probeKey struct {
 }
 
 // NewProbe returns a probe with these keys, of any length; empty ones are left
-// out. It makes every derivation's AES key, which takes some 0.1 s a key.
+// out. It makes every derivation's AES key when it is first needed, which takes
+// some 0.1 s a key.
 func NewProbe(keys ...Secret) *Probe {
-	var all []probeKey
+	return &Probe{sync.OnceValue(func() []probeKey { return probeKeys(keys) })}
+}
+
+func probeKeys(keys []Secret) (all []probeKey) {
 	for _, key := range keys {
 		if key.IsZero() {
 			continue
@@ -48,7 +55,7 @@ func NewProbe(keys ...Secret) *Probe {
 		}
 		all = append(all, own...)
 	}
-	return &Probe{func() []probeKey { return all }}
+	return all
 }
 
 // Find returns what gives a plausible password for value, and nothing of the

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 
 	"github.com/skeinhq/skein/internal/config"
 	"github.com/skeinhq/skein/secret"
@@ -65,13 +64,12 @@ func (k keys) ring(cfg *config.Config) (*secret.Keyring, error) {
 }
 
 // explain says of a stored password that does not open what would open it, by
-// names only. Making all the keys takes a while, so they are made when they are
-// first needed.
+// names only.
 func (k keys) explain() func(value string) string {
-	probe := sync.OnceValue(func() *secret.Probe { return secret.NewProbe(k.current, k.previous) })
+	probe := secret.NewProbe(k.current, k.previous)
 	return func(value string) string {
 		var found []string
-		for _, f := range probe().Find(value) {
+		for _, f := range probe.Find(value) {
 			found = append(found, fmt.Sprintf("encryption.format: %s with encryption.derivation: %s and key %s", f.Format, f.Derivation, f.KeyID))
 		}
 		if found == nil {
