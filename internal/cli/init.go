@@ -85,7 +85,11 @@ the mapping of the table that lists the tenants is there to be filled in.
 			}
 			a.notef("%s  tenants", where)
 			if cfg.Central.Tenants != nil {
-				a.notef("The tenants are read from the table %s, which Skein does not change.", cfg.Central.Tenants.Table)
+				changes := "which Skein does not change"
+				if cfg.Central.Tenants.Write {
+					changes = "which Skein changes where it provisions tenants and rotates keys"
+				}
+				a.notef("The tenants are read from the table %s, %s.", cfg.Central.Tenants.Table, changes)
 				fmt.Fprintln(a.Out, "Ready. Next:\n  skein tenants list\n  skein plan --all")
 				return nil
 			}
