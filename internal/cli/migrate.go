@@ -145,18 +145,11 @@ func (m *migrateRun) run(cmd *cobra.Command, words []string) error {
 	if m.opts.Settle, err = m.settle.settlement(m); err != nil {
 		return err
 	}
-	filter, err := m.sel.filter(m.app, words)
-	if err != nil {
-		return err
-	}
-	w, err := m.app.open(ctx)
+	w, filter, err := m.app.choose(ctx, &m.sel, words, &m.limits)
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	if err := m.limits.apply(&w.cfg.Limits); err != nil {
-		return err
-	}
 	set, err := w.migrations()
 	if err != nil {
 		return err

@@ -59,18 +59,11 @@ prompt or by --yes.
 			if cmd.Flags().Changed("steps") && opts.Steps < 1 {
 				return fmt.Errorf("--steps %d is not a number from 1 up", opts.Steps)
 			}
-			filter, err := sel.filter(a, words)
-			if err != nil {
-				return err
-			}
-			w, err := a.open(ctx)
+			w, filter, err := a.choose(ctx, &sel, words, &bounds)
 			if err != nil {
 				return err
 			}
 			defer w.close()
-			if err := bounds.apply(&w.cfg.Limits); err != nil {
-				return err
-			}
 			set, err := w.migrations()
 			if err != nil {
 				return err

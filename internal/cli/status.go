@@ -51,18 +51,11 @@ The states:
 			if !sel.given(words) {
 				sel.all = true
 			}
-			filter, err := sel.filter(a, words)
-			if err != nil {
-				return err
-			}
-			w, err := a.open(ctx)
+			w, filter, err := a.choose(ctx, &sel, words, &bounds)
 			if err != nil {
 				return err
 			}
 			defer w.close()
-			if err := bounds.apply(&w.cfg.Limits); err != nil {
-				return err
-			}
 			set, err := w.migrations()
 			if err != nil {
 				return err

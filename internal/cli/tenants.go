@@ -551,18 +551,11 @@ that cannot be reached, a login that is refused, a database that does not exist.
 			if !sel.given(words) {
 				sel.all = true
 			}
-			filter, err := sel.filter(a, words)
-			if err != nil {
-				return err
-			}
-			w, err := a.open(ctx)
+			w, filter, err := a.choose(ctx, &sel, words, &bounds)
 			if err != nil {
 				return err
 			}
 			defer w.close()
-			if err := bounds.apply(&w.cfg.Limits); err != nil {
-				return err
-			}
 			return a.checkTenants(ctx, w, filter, asJSON)
 		},
 	}

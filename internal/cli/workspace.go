@@ -51,6 +51,25 @@ func (a *app) open(ctx context.Context) (*workspace, error) {
 	return w, nil
 }
 
+// choose opens the central database for a run over the tenants that words and
+// flags select, with the limits that the flags set. The caller closes the
+// workspace.
+func (a *app) choose(ctx context.Context, sel *selection, words []string, bounds *limits) (*workspace, central.Filter, error) {
+	filter, err := sel.filter(a, words)
+	if err != nil {
+		return nil, central.Filter{}, err
+	}
+	w, err := a.open(ctx)
+	if err != nil {
+		return nil, central.Filter{}, err
+	}
+	if err := bounds.apply(&w.cfg.Limits); err != nil {
+		w.close()
+		return nil, central.Filter{}, err
+	}
+	return w, filter, nil
+}
+
 func (w *workspace) close() {
 	// Nothing is left to be written by then.
 	_ = w.store.Close()
