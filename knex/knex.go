@@ -202,28 +202,17 @@ func (r *Runner) Run(ctx context.Context, target skein.Target, run skein.KnexRun
 
 // worker is an idle worker or a new one.
 func (r *Runner) worker(ctx context.Context, typescript bool) (w *worker, used bool, err error) {
-	var project *project
 	for {
 		r.mu.Lock()
-		if r.closed {
-			r.mu.Unlock()
-			return nil, false, errors.New("the runner is closed")
-		}
 		r.typescript = r.typescript || typescript
 		typescript = r.typescript
-		if r.project == nil && r.projectErr == nil {
-			r.project, r.projectErr = findProject(&r.opts)
-		}
-		project, err = r.project, r.projectErr
 		if n := len(r.idle); n > 0 {
 			w, r.idle = r.idle[n-1], r.idle[:n-1]
 		}
 		r.mu.Unlock()
-		if err != nil {
-			return nil, false, err
-		}
 		if w == nil {
-			break
+			w, err = r.newWorker(ctx, typescript)
+			return w, false, err
 		}
 		if !typescript || w.typescript {
 			return w, true, nil
@@ -231,14 +220,29 @@ func (r *Runner) worker(ctx context.Context, typescript bool) (w *worker, used b
 		r.dismiss(w) // it was started when there was no TypeScript
 		w = nil
 	}
-	w, err = start(ctx, project, &r.opts, typescript)
+}
+
+func (r *Runner) newWorker(ctx context.Context, typescript bool) (*worker, error) {
+	r.mu.Lock()
+	if r.project == nil && r.projectErr == nil {
+		r.project, r.projectErr = findProject(&r.opts)
+	}
+	project, err := r.project, r.projectErr
+	if r.closed {
+		err = errors.New("the runner is closed")
+	}
+	r.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	w, err := start(ctx, project, &r.opts, typescript)
 	if unready, ok := errors.AsType[*projectError](err); ok {
 		// It will be the same for the next tenant, and costs starting Node.
 		r.mu.Lock()
 		r.projectErr = unready
 		r.mu.Unlock()
 	}
-	return w, false, err
+	return w, err
 }
 
 func (r *Runner) putBack(w *worker) {

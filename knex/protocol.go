@@ -9,6 +9,7 @@ package knex
 //	run       with done, failed or broken, and before that with any number of
 //	          session (a session at the server began), begin (which waits for
 //	          go or stop), start and end (of a step)
+//	preview   with preview, or broken
 //
 // After broken, and when its descriptor 3 is closed, the worker exits.
 
@@ -35,6 +36,14 @@ type runMessage struct {
 	Files     []fileMessage `json:"files"`
 	Table     string        `json:"table"`
 	Settings  string        `json:"settings"` // SQL for each new session
+}
+
+// previewMessage asks for the SQL of one side of a migration.
+type previewMessage struct {
+	Type      string      `json:"t"`
+	Engine    string      `json:"engine"`
+	Direction string      `json:"direction"`
+	File      fileMessage `json:"file"`
 }
 
 type targetMessage struct {
@@ -83,7 +92,10 @@ type message struct {
 	Left   string `json:"left"`
 	Memory int64  `json:"memory"`
 
-	// Of failed, broken and unready.
+	// Of preview; it has Transaction, too.
+	Statements []string `json:"statements"`
+
+	// Of failed, broken, unready, and a preview that is not whole.
 	Error *errorMessage `json:"error"`
 	// Of broken: exit, exception or rejection.
 	Kind string `json:"kind"`
@@ -110,5 +122,6 @@ type errorMessage struct {
 
 	Refused bool     `json:"refused"` // the answer to begin was stop
 	Looked  []string `json:"looked"`  // the folders in which knex was not
-	Load    bool     `json:"load"`    // a file that could not be read as a program
+	Load    bool     `json:"load"`    // it came when the file was loaded
+	Ended   bool     `json:"ended"`   // a preview: the message says what the migration does that ends it
 }

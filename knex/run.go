@@ -61,17 +61,26 @@ func (r *Runner) newAttempt(target skein.Target, run skein.KnexRun) (*attempt, e
 		a.request.Target.Database = path
 	}
 	for _, m := range run.Steps {
-		path, err := filepath.Abs(m.Path)
-		if err == nil {
-			path, err = filepath.EvalSymlinks(path)
-		}
+		file, err := locate(m)
 		if err != nil {
-			return nil, &skein.FileError{Path: m.Path, Msg: fmt.Sprintf("the file cannot be read, and Node has to load it: %v", cause(err))}
+			return nil, err
 		}
-		a.request.Files = append(a.request.Files, fileMessage{Name: m.Name, Path: path})
-		a.typescript = a.typescript || isTypeScript(path)
+		a.request.Files = append(a.request.Files, file)
+		a.typescript = a.typescript || isTypeScript(file.Path)
 	}
 	return a, nil
+}
+
+// locate finds a migration's file as Node will name it.
+func locate(m *skein.Migration) (fileMessage, error) {
+	path, err := filepath.Abs(m.Path)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return fileMessage{}, &skein.FileError{Path: m.Path, Msg: fmt.Sprintf("the file cannot be read, and Node has to load it: %v", cause(err))}
+	}
+	return fileMessage{Name: m.Name, Path: path}, nil
 }
 
 // sessionSettings is SQL that a new session of a migration's begins with.

@@ -609,8 +609,7 @@ function errorOf(err, t) {
   if (err && err.refused) return { ...e, refused: true };
   if (err && err.looked) e.looked = err.looked;
   if (typeof (err && err.message) !== 'string') e.message = 'it threw ' + inspect(err);
-  if (err && err.code === 'ERR_UNKNOWN_FILE_EXTENSION' || e.name === 'SyntaxError') e.load = true;
-  if (t.loading) e.file = t.loading.path;
+  if (t.loading) Object.assign(e, { load: true, file: t.loading.path, message: brief(err) }); // a compiler tells what is wrong in a second line
   for (let cause = err, depth = 0; cause && typeof cause === 'object' && depth < 10; cause = cause.cause, depth++) {
     const known = t.errors.get(cause);
     const driver = known || cause.sqlState || cause.severity || cause.errno !== undefined || cause.syscall || /^SQLITE_/.test(cause.code || '');
@@ -644,7 +643,7 @@ function place(err, t) {
   let outside;
   for (const stack of [err.stack, err.originalStack]) {
     if (typeof stack !== 'string') continue;
-    for (const m of stack.matchAll(/((?:file:\/\/)?(?:\/|[A-Za-z]:\\)[^\n()]*?):(\d+)(?::\d+)?(?=[)\s]|$)/g)) {
+    for (const m of stack.matchAll(/((?:file:\/\/)?(?:\/|[A-Za-z]:\\)[^\n()]*?):(\d+)(?::\d+)?(?=[):\s]|$)/g)) {
       let file = m[1];
       try {
         if (file.startsWith('file://')) file = fileURLToPath(file);
@@ -752,7 +751,7 @@ function broken(kind, err) {
   } else if (tenant) {
     const t = tenant;
     tenant = undefined;
-    send({ t: 'broken', kind, error: errorOf(err, t), steps: t.at, begun: t.begun, completed: t.completed });
+    send({ t: 'broken', kind, error: t.ended ? t.ended(err) : errorOf(err, t), steps: t.at, begun: t.begun, completed: t.completed });
   }
   leave();
 }
@@ -785,6 +784,9 @@ async function receive(message) {
       return;
     case 'run':
       await run(message);
+      return;
+    case 'preview':
+      await preview(message);
       return;
     default: {
       const next = tenant && tenant.wanted.shift();

@@ -20,7 +20,10 @@ import (
 )
 
 //go:embed worker.cjs
-var workerSource string
+var runSource string
+
+//go:embed preview.cjs
+var previewSource string
 
 // bootstrap runs the worker's source, which comes on descriptor 5: there is no
 // file to leave behind. It is named as if it lay in the project.
@@ -152,7 +155,7 @@ func (w *worker) spawn(p *project, flags []string) (err error) {
 	readers.Go(func() { w.readOutput(stdout, nil) })
 	readers.Go(func() { w.readOutput(stderr, &w.tail) })
 	go func() {
-		_, _ = io.WriteString(source, workerSource) // Node says it if it got less
+		_, _ = io.WriteString(source, runSource+previewSource) // Node says it if it got less
 		_ = source.Close()
 	}()
 	go func() {

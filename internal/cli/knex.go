@@ -12,6 +12,7 @@ import (
 
 	"github.com/skeinhq/skein"
 	"github.com/skeinhq/skein/internal/config"
+	"github.com/skeinhq/skein/internal/ui"
 	"github.com/skeinhq/skein/knex"
 )
 
@@ -27,6 +28,79 @@ func knexOptions(cfg *config.Config) *knex.Options {
 		opts.Knexfile = cfg.Resolve(cfg.Knex.File)
 	}
 	return opts
+}
+
+// knexPreviews are the SQL of Knex migrations, asked for once.
+type knexPreviews struct {
+	w     *workspace
+	known map[string]knex.Preview // by engine, direction and name
+	err   error                   // why there are none
+}
+
+func (p *knexPreviews) of(ctx context.Context, g *planGroup, m *skein.Migration) (knex.Preview, error) {
+	key := func(m *skein.Migration) string { return g.engine + " " + string(g.plan.Direction) + " " + m.Name }
+	if p.known == nil {
+		p.known = make(map[string]knex.Preview)
+	}
+	if _, ok := p.known[key(m)]; !ok && p.err == nil {
+		// All that the plan has, since one process makes them.
+		var wanted []*skein.Migration
+		for _, step := range g.plan.Steps {
+			if _, ok := p.known[key(step)]; !ok && step.Kind == skein.Knex {
+				wanted = append(wanted, step)
+			}
+		}
+		var made []knex.Preview
+		made, p.err = p.w.knexProcesses().Preview(ctx, g.engine, g.plan.Direction, wanted)
+		for i, preview := range made {
+			p.known[key(wanted[i])] = preview
+		}
+	}
+	return p.known[key(m)], p.err
+}
+
+// printKnexSQL shows, as far as it can be had, what a Knex migration would send.
+func (a *app) printKnexSQL(ctx context.Context, previews *knexPreviews, g *planGroup, m *skein.Migration) error {
+	name := ui.Printable(fmt.Sprintf("%s %s", m.Name, g.plan.Direction))
+	preview, err := previews.of(ctx, g, m)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		fmt.Fprintf(a.Out, "\n-- %s (by Knex): its SQL cannot be shown\n", name)
+		a.printComment(err.Error())
+		if hint := skein.Hint(err); hint != "" {
+			a.printComment("hint: " + hint)
+		}
+		return nil
+	}
+	how := "without a transaction"
+	if preview.Transaction {
+		how = "in a transaction"
+	}
+	switch {
+	case len(preview.Statements) > 0:
+		fmt.Fprintf(a.Out, "\n-- %s (by Knex, %s): approximate, from a call without a database\n", name, how)
+		for _, s := range preview.Statements {
+			fmt.Fprintf(a.Out, "%s;\n", s)
+		}
+		if preview.Unknown != "" {
+			a.printComment("What follows cannot be known before it runs: " + preview.Unknown)
+		}
+	case preview.Unknown != "":
+		fmt.Fprintf(a.Out, "\n-- %s (by Knex, %s): its SQL cannot be known before it runs\n", name, how)
+		a.printComment(preview.Unknown)
+	default:
+		fmt.Fprintf(a.Out, "\n-- %s (by Knex, %s): approximate, from a call without a database: it sends no SQL\n", name, how)
+	}
+	return nil
+}
+
+// printComment shows a text as a comment of SQL.
+func (a *app) printComment(text string) {
+	for line := range strings.Lines(text) {
+		fmt.Fprintf(a.Out, "-- %s\n", ui.Printable(strings.TrimRight(line, "\n")))
+	}
 }
 
 // mappingStub is the part of the settings that a team with a table of tenants

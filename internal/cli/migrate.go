@@ -360,7 +360,12 @@ func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter c
 		return cmp.Or(err, endErr)
 	}
 	if !asJSON {
-		if err := a.printPlans(groups, fleet, sum, sql); err != nil {
+		var show showSQL
+		if sql {
+			previews := knexPreviews{w: w}
+			show = func(g *planGroup, m *skein.Migration) error { return a.printSQL(ctx, fleet, &previews, g, m) }
+		}
+		if err := a.printPlans(groups, sum, show); err != nil {
 			return err
 		}
 		if untold > 0 {
@@ -371,7 +376,12 @@ func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter c
 	return outcome(sum)
 }
 
-func (a *app) printPlans(groups map[string]*planGroup, fleet *skein.Fleet, sum skein.Summary, sql bool) error {
+// showSQL shows the SQL of a migration in the plan of a group.
+type showSQL func(*planGroup, *skein.Migration) error
+
+// printPlans shows plans as lists of migrations, or with show as their SQL.
+func (a *app) printPlans(groups map[string]*planGroup, sum skein.Summary, show showSQL) error {
+	sql := show != nil
 	sorted := make([]*planGroup, 0, len(groups))
 	for _, g := range groups {
 		sorted = append(sorted, g)
@@ -423,7 +433,7 @@ func (a *app) printPlans(groups map[string]*planGroup, fleet *skein.Fleet, sum s
 			fmt.Fprintf(out, "%s%s: %s %s\n", comment, who, verb, ui.Plural(len(g.plan.Steps), "migration"))
 			for _, m := range g.plan.Steps {
 				if sql {
-					if err := a.printSQL(fleet, g, m); err != nil {
+					if err := show(g, m); err != nil {
 						return err
 					}
 					continue
@@ -456,16 +466,15 @@ func planVerb(p skein.Plan) string {
 }
 
 // printSQL shows what would be sent for one migration.
-func (a *app) printSQL(fleet *skein.Fleet, g *planGroup, m *skein.Migration) error {
+func (a *app) printSQL(ctx context.Context, fleet *skein.Fleet, previews *knexPreviews, g *planGroup, m *skein.Migration) error {
 	section := m.Section(g.plan.Direction)
 	how := "in one transaction, with its record"
 	switch {
 	case g.plan.RecordOnly:
 		fmt.Fprintf(a.Out, "\n-- %s: recorded, not run\n", ui.Printable(m.Name))
 		return nil
-	case section == nil:
-		fmt.Fprintf(a.Out, "\n-- %s: run by Knex; its SQL is not known before it runs\n", ui.Printable(m.Name))
-		return nil
+	case m.Kind == skein.Knex:
+		return a.printKnexSQL(ctx, previews, g, m)
 	case g.engine == skein.MySQL:
 		how = "statement by statement: the database commits each change of a table"
 	case section.NoTransaction:

@@ -21,6 +21,7 @@ import (
 
 	"github.com/skeinhq/skein/internal/cli"
 	"github.com/skeinhq/skein/internal/dbtest"
+	"github.com/skeinhq/skein/internal/nodetest"
 )
 
 var update = flag.Bool("update", false, "write what the commands print into the scripts that compare it")
@@ -53,6 +54,8 @@ func TestMain(m *testing.M) {
 //	pgbouncer MODE NAME POOL   starts a PgBouncer before the database NAME, which
 //	                           lends connections for MODE, and sets POOL_PORT
 //	documented FILE            checks lines of JSON against docs/json.md
+//	modules DIR                gives a project Knex, the drivers and the loaders
+//	                           that knex/testdata/modules/package.json names
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "../../testdata/script",
@@ -69,6 +72,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"run": runCommand, "putenv": putenvCommand, "waitfor": waitCommand, "database": databaseCommand, "sql": sqlCommand, "documented": documentedCommand, "pgbouncer": pgbouncerCommand,
+			"modules": modulesCommand,
 		},
 	})
 }
@@ -270,4 +274,12 @@ func documentedCommand(ts *testscript.TestScript, neg bool, args []string) {
 	documents, err := readDocumented(filepath.FromSlash("../../docs/json.md"))
 	ts.Check(err)
 	ts.Check(documents.check(ts.ReadFile(args[0])))
+}
+
+func modulesCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: modules DIR")
+	}
+	t := stateOf(ts).t
+	nodetest.Link(t, nodetest.Modules(t, filepath.FromSlash("../../knex/testdata/modules/package.json")), ts.MkAbs(args[0]), nil)
 }

@@ -193,11 +193,13 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 
 // knexRunner is what runs Knex migrations in this command. It starts nothing
 // before there is one to run.
-func (w *workspace) knexRunner() skein.KnexRunner {
+func (w *workspace) knexRunner() skein.KnexRunner { return withPasswords{w.knexProcesses(), w} }
+
+func (w *workspace) knexProcesses() *knex.Runner {
 	if w.knex == nil {
 		w.knex = knex.New(knexOptions(w.cfg))
 	}
-	return withPasswords{w.knex, w}
+	return w.knex
 }
 
 // tenants reads the tenants that a filter selects, as this process can connect
