@@ -26,6 +26,9 @@ const (
 	ServerDown EventType = "server_down"
 	// ServerBack tells that a server which had been given up on answered.
 	ServerBack EventType = "server_back"
+	// ServerUnasked tells that a server could not be asked about its tenants
+	// together at its own address (Err), so that each is connected to.
+	ServerUnasked EventType = "server_unasked"
 )
 
 // An Event is one thing that happened in a run. Whoever shows or keeps what a
@@ -64,7 +67,12 @@ type Result struct {
 	// Standing is how the tenant stood when its history was first read. Its
 	// State is StateUnreachable if it could not be.
 	Standing Standing
-	History  History
+	// Source is how Standing is known.
+	Source Source
+	// Fingerprint is what Verify found.
+	Fingerprint FingerprintState
+	// History is empty if Source is FromFingerprint.
+	History History
 	// Stops are where the partial ones of Standing stopped, in their order.
 	Stops []Stop
 	// Plan is what was, or would be, done.
@@ -89,8 +97,10 @@ type Summary struct {
 	Changed   int // that had something done, failed or not
 	Unchanged int // that had nothing to do
 	Failed    int
-	Steps     int // migrations applied, reverted or recorded
-	Duration  time.Duration
+	// ByHistory and ByFingerprint are how many were not connected to, by Source.
+	ByHistory, ByFingerprint int
+	Steps                    int // migrations applied, reverted or recorded
+	Duration                 time.Duration
 	// Interrupted says that the run was asked to stop before its end.
 	Interrupted bool
 }

@@ -33,6 +33,12 @@ type FleetOptions struct {
 	// Stop, when closed, begins no further tenant and no further migration;
 	// what has begun ends.
 	Stop <-chan struct{}
+	// Addresses are where the servers themselves can be reached, by Target.Server,
+	// as a role that may see the tenants' histories. From there a server is asked
+	// about many tenants at once.
+	Addresses map[string]Target
+	// FullCheck connects to every tenant, whatever could be told without.
+	FullCheck bool
 	// Listener receives what happens.
 	Listener Listener
 }
@@ -124,16 +130,21 @@ func (f *Fleet) migrator(engine string) (*Migrator, error) {
 // server frees when whatever it was doing has ended.
 func (f *Fleet) Migrate(ctx context.Context, tenants iter.Seq2[Tenant, error], opts PlanOptions) (Summary, error) {
 	return f.each(ctx, tenants, f.opts.Retries, func(ctx context.Context, m *Migrator, s Session, t *task) Result {
-		return m.try(ctx, s, t, opts, f.opts.Stop, f.opts.Listener)
-	})
+		r := m.try(ctx, s, t, opts, f.opts.Stop, f.opts.Listener)
+		if r.Err == nil && len(r.Done) == 0 {
+			m.keep(ctx, s, t, r.History)
+		}
+		return r
+	}, judgePlan(opts, false))
 }
 
 // Inspect reads how each tenant stands and what opts would do there, and does
 // nothing. A plan that is refused is the tenant's error.
 func (f *Fleet) Inspect(ctx context.Context, tenants iter.Seq2[Tenant, error], opts PlanOptions) (Summary, error) {
-	return f.Each(ctx, tenants, func(ctx context.Context, m *Migrator, s Session, t Tenant) Result {
-		return m.Inspect(ctx, s, t, opts)
-	})
+	work := func(ctx context.Context, m *Migrator, s Session, t *task) Result {
+		return m.Inspect(ctx, s, t.tenant, opts)
+	}
+	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), work, judgePlan(opts, true))
 }
 
 // Work is what is done in one tenant, on a session of its own or one that
@@ -141,20 +152,22 @@ func (f *Fleet) Inspect(ctx context.Context, tenants iter.Seq2[Tenant, error], o
 type Work func(context.Context, *Migrator, Session, Tenant) Result
 
 // Each does the same work in each tenant, in parallel within the fleet's
-// bounds, and reports each as a TenantEnded event. Tenants are read as they are
+// bounds, and reports each as a TenantEnded event. Every tenant is connected to.
+// Tenants are read as they are
 // needed. Work that met trouble which may go away is done again, twice at most:
 // it is for looking at tenants, and whoever looks wants an answer soon.
 func (f *Fleet) Each(ctx context.Context, tenants iter.Seq2[Tenant, error], work Work) (Summary, error) {
 	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), func(ctx context.Context, m *Migrator, s Session, t *task) Result {
 		return work(ctx, m, s, t.tenant)
-	})
+	}, nil)
 }
 
 // An attempt is one try of a tenant's work.
 type attempt func(context.Context, *Migrator, Session, *task) Result
 
-func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retries int, work attempt) (Summary, error) {
+func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retries int, work attempt, judge judge) (Summary, error) {
 	start := time.Now()
+	look := f.lookout(judge)
 	q := newQueue(f.opts, retries)
 	var listErr error
 	var feeding sync.WaitGroup
@@ -165,7 +178,11 @@ func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retr
 				listErr = err
 				return
 			}
-			if !q.put(t) {
+			next := &task{tenant: t}
+			if look != nil {
+				f.vantage(next)
+			}
+			if !q.put(next) {
 				return
 			}
 		}
@@ -201,6 +218,16 @@ func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retr
 					return
 				}
 				server = t.tenant.Target.Server()
+				if t.toLookAt() {
+					batch := q.more(t)
+					seen := w.look(ctx, look, batch)
+					q.lookedAt(batch)
+					for _, t := range seen {
+						report(t)
+					}
+					continue
+				}
+				t.looked = true
 				connected := w.try(ctx, t, work)
 				again, events := q.ended(t, connected)
 				for _, e := range events {
@@ -228,6 +255,12 @@ func (s *Summary) add(r Result) {
 	s.Steps += len(r.Done)
 	if len(r.Done) > 0 {
 		s.Changed++
+	}
+	switch r.Source {
+	case FromHistory:
+		s.ByHistory++
+	case FromFingerprint:
+		s.ByFingerprint++
 	}
 	switch {
 	case errors.Is(r.Err, ErrInterrupted):

@@ -69,12 +69,19 @@ func (m *Migrator) Inspect(ctx context.Context, session Session, tenant Tenant, 
 	if err := m.Parse(); err != nil {
 		return Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Err: err}
 	}
-	opts.Knex = m.knex != nil
-	r := m.Assess(ctx, session, tenant, opts.Policy)
+	r := m.read(ctx, session, tenant)
 	if r.Err != nil {
 		return r
 	}
-	r.Plan, r.Err = m.plan(r.History, tenant, opts)
+	return m.inspect(r, opts)
+}
+
+// inspect is Inspect for a history that was read.
+func (m *Migrator) inspect(r Result, opts PlanOptions) Result {
+	opts.Knex = m.knex != nil
+	if r = m.assess(r, opts.Policy); r.Err == nil {
+		r.Plan, r.Err = m.plan(r.History, r.Tenant, opts)
+	}
 	return r
 }
 
@@ -110,12 +117,25 @@ func (m *Migrator) stops(standing Standing) []Stop {
 // Assess reads how a tenant stands, and does nothing. Its error is that of
 // reading: a tenant that needs a person is not one.
 func (m *Migrator) Assess(ctx context.Context, session Session, tenant Tenant, policy Policy) Result {
-	r := Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}}
-	if r.History, r.Err = session.History(ctx); r.Err == nil {
-		r.Standing = Assess(m.set, r.History, policy)
-		if r.Err = m.Parse(); r.Err == nil {
-			r.Stops = m.stops(r.Standing)
-		}
+	r := m.read(ctx, session, tenant)
+	if r.Err != nil {
+		return r
+	}
+	return m.assess(r, policy)
+}
+
+// read reads a tenant's history.
+func (m *Migrator) read(ctx context.Context, session Session, tenant Tenant) Result {
+	r := Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Source: FromConnection}
+	r.History, r.Err = session.History(ctx)
+	return r
+}
+
+// assess is Assess for a history that was read.
+func (m *Migrator) assess(r Result, policy Policy) Result {
+	r.Standing = Assess(m.set, r.History, policy)
+	if r.Err = m.Parse(); r.Err == nil {
+		r.Stops = m.stops(r.Standing)
 	}
 	return r
 }

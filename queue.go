@@ -36,6 +36,16 @@ type task struct {
 	// is reported and not tried.
 	down *ServerDownError
 
+	// from is where the tenant can be looked at together with others that have
+	// the same key, at the server's own address if it is lent; empty for one that
+	// has to be connected to.
+	from Target
+	key  string
+	lent bool
+	// looked says that this was done, and glimpse what came of it.
+	looked  bool
+	glimpse Glimpse
+
 	try     int       // the number of this try, from 1
 	started time.Time // when this try began
 	begun   time.Time // when the first did
@@ -80,6 +90,7 @@ type queue struct {
 type serverQueue struct {
 	name   string
 	fresh  []*task
+	toLook int     // of fresh, those to be looked at together
 	again  []*task // to be tried again
 	active int
 	most   int // the bound that was asked for
@@ -115,7 +126,7 @@ func newQueue(opts FleetOptions, retries int) *queue {
 
 // put adds a tenant, and waits while enough are waiting. False means that no
 // more are wanted.
-func (q *queue) put(t Tenant) bool {
+func (q *queue) put(t *task) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.waiting >= lookahead && !q.stopped {
@@ -124,7 +135,7 @@ func (q *queue) put(t Tenant) bool {
 	if q.stopped {
 		return false
 	}
-	name := t.Target.Server()
+	name := t.tenant.Target.Server()
 	s := q.servers[name]
 	if s == nil {
 		bound := q.bound(name)
@@ -132,10 +143,59 @@ func (q *queue) put(t Tenant) bool {
 		q.servers[name] = s
 		q.order = append(q.order, s)
 	}
-	s.fresh = append(s.fresh, &task{tenant: t})
+	s.fresh = append(s.fresh, t)
 	q.waiting++
+	if t.toLookAt() {
+		if s.toLook++; s.toLook < glanceBatch && q.waiting < lookahead {
+			return true // nobody takes it before there are more
+		}
+	}
 	q.changed.Broadcast()
 	return true
+}
+
+// toLookAt says whether a task is to be looked at together with others.
+func (t *task) toLookAt() bool { return t.key != "" && !t.looked && t.down == nil && !t.probe }
+
+// more takes the tasks that can be looked at together with one that was taken,
+// and returns them all.
+func (q *queue) more(t *task) []*task {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.servers[t.tenant.Target.Server()]
+	batch := []*task{t}
+	for len(s.fresh) > 0 && len(batch) < glanceBatch && s.fresh[0].toLookAt() && s.fresh[0].key == t.key {
+		next := s.takeFresh()
+		next.started, next.begun = t.started, t.started
+		batch = append(batch, next)
+	}
+	q.waiting -= len(batch) - 1
+	q.changed.Broadcast()
+	return batch
+}
+
+// lookedAt takes back the tasks of a batch that did not end with being looked
+// at. They go first.
+func (q *queue) lookedAt(batch []*task) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.servers[batch[0].tenant.Target.Server()]
+	s.active--
+	batch[0].try--
+	var back []*task
+	for _, t := range batch {
+		if t.tried {
+			continue
+		}
+		t.begun = time.Time{}
+		if t.toLookAt() {
+			s.toLook++
+		}
+		back = append(back, t)
+	}
+	s.fresh = append(back, s.fresh...)
+	q.waiting += len(back)
+	q.changed.Broadcast()
 }
 
 // next waits for a task that may be begun; one on the given server comes first,
@@ -188,6 +248,9 @@ func (q *queue) take(s *serverQueue, now time.Time) *task {
 		giveUp = nil
 		s.notBefore = now.Add(probeEvery)
 	}
+	if giveUp == nil && !failing && len(s.again) == 0 && s.toLook < glanceBatch && !q.closed && q.waiting < lookahead && s.fresh[0].toLookAt() {
+		return nil // there will be more to look at together with it
+	}
 	t := s.pick(now, giveUp != nil)
 	if t == nil {
 		return nil
@@ -218,9 +281,16 @@ func (s *serverQueue) pick(now time.Time, early bool) *task {
 	if len(s.fresh) == 0 {
 		return nil
 	}
+	return s.takeFresh()
+}
+
+func (s *serverQueue) takeFresh() *task {
 	t := s.fresh[0]
 	s.fresh[0] = nil
 	s.fresh = s.fresh[1:]
+	if t.toLookAt() {
+		s.toLook--
+	}
 	return t
 }
 

@@ -1,0 +1,308 @@
+package skein
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"time"
+)
+
+// A Glancer is an [Engine] that can tell how many tenants stand without a
+// connection to each.
+type Glancer interface {
+	// Vantage says from where a target can be looked at together with others: the
+	// target to connect to, and a key that is equal for all targets which a
+	// session there can tell of. server is the address of the target's server if
+	// the settings have one, nil if not, and is used if it is there. The key is
+	// empty for a target that has to be connected to.
+	Vantage(target Target, server *Target) (from Target, key string)
+
+	// Glance looks, on a session at a vantage, at targets with its key. There is a
+	// glimpse for each, in their order. It changes nothing.
+	Glance(ctx context.Context, session Session, targets []Target) ([]Glimpse, error)
+}
+
+// A Glimpse is what can be told of a tenant without connecting to it. The zero
+// value is that of a tenant of which nothing can be told.
+type Glimpse struct {
+	// History is what the tenant's own tables say, nil if they were not read. Of
+	// a partial migration it may not hold how far it came.
+	History *History
+	// Fingerprint is the one that is kept for the tenant, empty if there is none
+	// that can be relied on.
+	Fingerprint string
+	// Wanting says that there is none although the tenant's role could write one.
+	Wanting bool
+}
+
+// A Source is how it is known how a tenant stands.
+type Source string
+
+// The sources of a result.
+const (
+	// FromConnection is a connection of the tenant's own.
+	FromConnection Source = "connection"
+	// FromHistory is the tenant's history, read together with others.
+	FromHistory Source = "history"
+	// FromFingerprint is the fingerprint that was kept of the tenant's history
+	// when it was written.
+	FromFingerprint Source = "fingerprint"
+)
+
+const (
+	// glanceBatch is how many tenants are looked at together at most.
+	glanceBatch = 500
+	// maxVerdicts bounds the fingerprints that a run remembers.
+	maxVerdicts = 1000
+	// maxLessons bounds the tenants of a batch that are connected to in order to
+	// learn what their fingerprint means.
+	maxLessons = 3
+)
+
+// A judge says what comes of a tenant with a history in a run, and whether that
+// is all: nothing is to be done there that needs a connection.
+type judge func(m *Migrator, t Tenant, history History) (Result, bool)
+
+// judgePlan is the judge of a run that carries out what opts asks for, or with
+// dry only shows it. It is nil where the run has to connect to every tenant.
+func judgePlan(opts PlanOptions, dry bool) judge {
+	if opts.Direction == Down || opts.Settle != "" || opts.Baseline != "" {
+		return nil
+	}
+	return func(m *Migrator, t Tenant, history History) (Result, bool) {
+		r := m.inspect(Result{Tenant: t, History: history}, opts)
+		return r, r.Err == nil && len(history.KnexOpen) == 0 && (dry || len(r.Plan.Steps) == 0)
+	}
+}
+
+// judgeStanding is the judge of a run that shows how tenants stand.
+func judgeStanding(policy Policy) judge {
+	return func(m *Migrator, t Tenant, history History) (Result, bool) {
+		r := m.assess(Result{Tenant: t, History: history}, policy)
+		return r, r.Err == nil && len(history.KnexOpen) == 0 && len(r.Standing.Partial) == 0
+	}
+}
+
+// Assess reads how each tenant stands, and does nothing.
+func (f *Fleet) Assess(ctx context.Context, tenants iter.Seq2[Tenant, error], policy Policy) (Summary, error) {
+	work := func(ctx context.Context, m *Migrator, s Session, t *task) Result { return m.Assess(ctx, s, t.tenant, policy) }
+	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), work, judgeStanding(policy))
+}
+
+// A lookout is what a run knows of tenants that it has not connected to.
+type lookout struct {
+	judge judge
+
+	mu    sync.Mutex
+	known map[string]verdict // by engine and fingerprint
+	begun map[string]bool    // the engines of which there is the first verdict
+	blind map[string]bool    // the keys of vantages from which nothing can be seen
+}
+
+// A verdict is about all tenants with the same fingerprint.
+type verdict struct {
+	standing Standing
+	plan     Plan
+	enough   bool // there is no need to connect to them
+}
+
+// lookout is that of a run with a judge, nil where each tenant is connected to.
+func (f *Fleet) lookout(j judge) *lookout {
+	if j == nil || f.opts.FullCheck {
+		return nil
+	}
+	return &lookout{judge: j, known: make(map[string]verdict), begun: make(map[string]bool), blind: make(map[string]bool)}
+}
+
+// vantage notes in a task from where its tenant can be looked at.
+func (f *Fleet) vantage(t *task) {
+	target := t.tenant.Target
+	m, err := f.migrator(target.Engine)
+	if err != nil || t.tenant.Err != nil || target.Validate() != nil {
+		return
+	}
+	if glancer, ok := m.engine.(Glancer); ok {
+		var server *Target
+		if at, ok := f.opts.Addresses[target.Server()]; ok {
+			server = &at
+		}
+		t.from, t.key = glancer.Vantage(target, server)
+		t.lent = server != nil
+	}
+}
+
+// blinded notes that nothing can be seen from a vantage, and says whether that
+// is new.
+func (l *lookout) blinded(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.blind[key]
+	l.blind[key] = true
+	return !was
+}
+
+func (l *lookout) isBlind(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.blind[key]
+}
+
+// judged is the verdict about a history; by its fingerprint alone nothing less
+// may be concluded than that all is as it should be.
+func (l *lookout) judged(m *Migrator, history History) verdict {
+	r, ok := l.judge(m, Tenant{}, history)
+	s := r.Standing
+	return verdict{
+		standing: s, plan: r.Plan,
+		enough: ok && s.State == StateUpToDate && len(s.Pending)+len(s.Edited)+len(s.Missing) == 0 && !s.KnexLocked && len(r.Plan.Steps) == 0,
+	}
+}
+
+// verdict is what is known of a fingerprint.
+func (l *lookout) verdict(m *Migrator, fingerprint string) (verdict, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	engine := m.engine.Name()
+	if !l.begun[engine] {
+		// What a tenant has that Skein brought up to date is known beforehand.
+		l.begun[engine] = true
+		var all History
+		for _, migration := range m.set.All() {
+			all.Records = append(all.Records, Record{Name: migration.Name, State: Applied, Batch: 1, Checksum: migration.Checksum})
+		}
+		l.known[engine+" "+all.Fingerprint()] = l.judged(m, all)
+	}
+	v, ok := l.known[engine+" "+fingerprint]
+	return v, ok
+}
+
+func (l *lookout) learn(m *Migrator, history History) verdict {
+	v := l.judged(m, history)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.known) < maxVerdicts {
+		l.known[m.engine.Name()+" "+history.Fingerprint()] = v
+	}
+	return v
+}
+
+// look looks at tenants with the same vantage, and returns those that need no
+// more than that, with what came of them noted. All others are marked as looked
+// at but, where the first could not be connected to as itself, the rest: that
+// may be the first one's own trouble.
+func (w *worker) look(ctx context.Context, l *lookout, batch []*task) (seen []*task) {
+	first := batch[0]
+	if len(batch) == 1 || l.isBlind(first.key) {
+		mark(batch)
+		return nil
+	}
+	m, err := w.prepare(first.tenant)
+	if err != nil {
+		mark(batch)
+		return nil
+	}
+	glimpses, err := w.glimpses(ctx, m, batch)
+	if err != nil {
+		if first.lent && ctx.Err() == nil && l.blinded(first.key) {
+			w.fleet.opts.Listener(Event{Type: ServerUnasked, Time: time.Now(), Server: first.tenant.Target.Server(), Err: err})
+		}
+		if w.session == nil && !first.lent {
+			batch = batch[:1]
+		}
+		w.hangUp()
+		mark(batch)
+		return nil
+	}
+	mark(batch)
+	lessons := 0
+	for i, t := range batch {
+		t.glimpse = glimpses[i]
+		if w.conclude(ctx, l, m, t, &lessons) {
+			seen = append(seen, t)
+		}
+	}
+	if w.key == "" {
+		w.hangUp()
+	}
+	return seen
+}
+
+func mark(batch []*task) {
+	for _, t := range batch {
+		t.looked = true
+	}
+}
+
+func (w *worker) glimpses(ctx context.Context, m *Migrator, batch []*task) ([]Glimpse, error) {
+	if _, err := w.connect(ctx, m.engine, batch[0].from); err != nil {
+		return nil, err
+	}
+	targets := make([]Target, len(batch))
+	for i, t := range batch {
+		targets[i] = t.tenant.Target
+	}
+	return m.engine.(Glancer).Glance(ctx, w.session, targets)
+}
+
+// conclude notes what comes of a tenant, if its glimpse is enough to tell. A
+// fingerprint that is met for the first time is learned from the tenant itself,
+// which is connected to for that.
+func (w *worker) conclude(ctx context.Context, l *lookout, m *Migrator, t *task, lessons *int) bool {
+	if h := t.glimpse.History; h != nil {
+		t.glimpse.History = nil // it is used up
+		r, ok := l.judge(m, t.tenant, *h)
+		if ok {
+			r.Source = FromHistory
+			t.note(r)
+		}
+		return ok
+	}
+	if t.glimpse.Fingerprint == "" {
+		return false
+	}
+	v, known := l.verdict(m, t.glimpse.Fingerprint)
+	source := FromFingerprint
+	if !known {
+		if *lessons == maxLessons || ctx.Err() != nil {
+			return false
+		}
+		*lessons++
+		history, err := w.lesson(ctx, m, t)
+		if err != nil || history.Fingerprint() != t.glimpse.Fingerprint {
+			return false // it is connected to once more, and reported as any other
+		}
+		v, source = l.learn(m, history), FromConnection
+	}
+	if v.enough {
+		t.note(Result{Tenant: t.tenant, Standing: v.standing, Plan: v.plan, Source: source})
+	}
+	return v.enough
+}
+
+// lesson reads a tenant's own history.
+func (w *worker) lesson(ctx context.Context, m *Migrator, t *task) (History, error) {
+	if _, err := w.connect(ctx, m.engine, t.tenant.Target); err != nil {
+		return History{}, err
+	}
+	history, err := w.session.History(ctx)
+	if err != nil || w.key == "" {
+		w.hangUp()
+	}
+	return history, err
+}
+
+// keep makes up for a fingerprint that is missing or not that of a history which
+// was read just now. What it meets is no trouble of the tenant's: a fingerprint
+// is kept to save a connection, and the next run tries again.
+func (m *Migrator) keep(ctx context.Context, session Session, t *task, history History) {
+	keeper, ok := session.(FingerprintKeeper)
+	fingerprint := history.Fingerprint()
+	if !ok || fingerprint == "" || !t.glimpse.Wanting && (t.glimpse.Fingerprint == "" || t.glimpse.Fingerprint == fingerprint) {
+		return
+	}
+	if _, err := session.Lock(ctx, 0); err != nil {
+		return
+	}
+	_ = keeper.Keep(ctx)
+	_ = session.Unlock(ctx)
+}
