@@ -79,15 +79,18 @@ func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error
 	// the role and the search path by then: the one is set back, and the table
 	// named with its schema.
 	m.add(record, "RESET SESSION AUTHORIZATION", "RESET ROLE")
+	after := s.state.after(step)
 	if step.Direction == skein.Down {
 		m.add(record, deleteRecord(s.table(), step.Migration.Name))
 	} else {
 		m.add(record, insertApplied(s.table(), s.engine.opts, step))
 	}
+	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
 
 	results, err := s.transact(ctx, &m)
 	if err == nil {
+		s.state = after
 		return nil
 	}
 	answer, ok := errors.AsType[*pgconn.PgError](err)
@@ -183,6 +186,7 @@ type stepRunner struct {
 	answer   *pgconn.PgError // of the last statement that failed, if the server answered
 	atomic   bool            // whether that statement was one transaction
 	was      string          // SQL that sets back the record of a down
+	before   tenantState     // when the step had not begun
 }
 
 // asLoginRole makes the rest of a transaction run as the role that logged in,
@@ -196,6 +200,9 @@ func (r *stepRunner) Begin(ctx context.Context) error {
 	r.prepare(&m)
 	r.createHistory(&m)
 	prints := skein.Fingerprints(r.step.Statements)
+	r.before = r.state
+	after := r.state.with(skein.Record{Name: name, State: skein.Applying})
+	selected := len(m.spans)
 	if r.step.Direction == skein.Down {
 		m.add(record,
 			"SELECT done, total, EXTRACT(EPOCH FROM started_at) FROM "+r.table()+" WHERE name = "+quoteLiteral(name)+" FOR UPDATE",
@@ -207,12 +214,14 @@ func (r *stepRunner) Begin(ctx context.Context) error {
 			Done: r.step.From, Total: total, Fingerprints: prints,
 		}}))
 	}
+	r.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
 	results, err := r.transact(ctx, &m)
 	if err != nil {
 		return r.ownError(ctx, &m, results, err)
 	}
-	if row := results[len(results)-3].row; r.step.Direction == skein.Down && row != nil {
+	r.state = after
+	if row := results[selected].row; r.step.Direction == skein.Down && row != nil {
 		r.was = fmt.Sprintf("UPDATE %s SET state = 'applied', done = %s, total = %s, fingerprints = NULL, started_at = pg_catalog.to_timestamp(%s) WHERE name = %s",
 			r.table(), row[0], row[1], row[2], quoteLiteral(name))
 	}
@@ -234,12 +243,14 @@ func (r *stepRunner) Exec(ctx context.Context, i int) error {
 func (r *stepRunner) exec(ctx context.Context, i int, share bool) error {
 	var m script
 	m.add(part(i), r.step.Statements[i].Text)
+	after := r.state
 	if share {
 		m.add(record, asLoginRole...)
-		m.add(record, r.progress(i+1))
+		after = r.note(&m, i+1)
 	}
 	results, err := r.run(ctx, &m)
 	if err == nil {
+		r.state = after
 		if share {
 			r.recorded = i + 1
 		}
@@ -262,6 +273,23 @@ func (r *stepRunner) exec(ctx context.Context, i int, share bool) error {
 	return e
 }
 
+// note adds to a script that the first done statements have run, and returns the
+// state that the tenant is in when the script has.
+func (r *stepRunner) note(m *script, done int) tenantState {
+	m.add(record, r.progress(done))
+	if done < len(r.step.Statements) {
+		return r.state
+	}
+	return r.conclude(m, r.before.after(r.step))
+}
+
+// conclude adds the fingerprint of a state that the tenant comes to.
+func (r *stepRunner) conclude(m *script, state tenantState) tenantState {
+	state.kept, state.hasHistory = r.state.kept, true
+	r.keepFingerprint(m, &state)
+	return state
+}
+
 // progress is SQL that records that the first done statements have run.
 func (r *stepRunner) progress(done int) string {
 	name, total := r.step.Migration.Name, len(r.step.Statements)
@@ -282,7 +310,7 @@ func (r *stepRunner) Progress(ctx context.Context, done int) error {
 	if r.conn.TxStatus() != 'I' {
 		return nil // a transaction of the migration's own: nothing of it has stayed yet
 	}
-	return r.write(ctx, r.progress(done))
+	return r.write(ctx, func(m *script) tenantState { return r.note(m, done) })
 }
 
 func (r *stepRunner) Finish(ctx context.Context) error {
@@ -294,26 +322,31 @@ func (r *stepRunner) Finish(ctx context.Context) error {
 		r.rollBack(ctx)
 		return errors.New("the migration ends inside of a transaction that it began: its COMMIT is missing, and what it did in there was rolled back")
 	}
-	return r.write(ctx, r.progress(total))
+	return r.write(ctx, func(m *script) tenantState { return r.note(m, total) })
 }
 
 func (r *stepRunner) TakeBack(ctx context.Context) error {
+	sql := r.was
 	if r.step.Direction == skein.Up {
-		return r.write(ctx, deleteRecord(r.table(), r.step.Migration.Name))
+		sql = deleteRecord(r.table(), r.step.Migration.Name)
 	}
-	return r.write(ctx, r.was)
+	return r.write(ctx, func(m *script) tenantState {
+		m.add(record, sql)
+		return r.conclude(m, r.before)
+	})
 }
 
-// write changes the record of the migration.
-func (r *stepRunner) write(ctx context.Context, sql string) error {
+// write changes the record of the migration with what change adds to a script.
+func (r *stepRunner) write(ctx context.Context, change func(*script) tenantState) error {
 	var m script
 	m.add(setup, "BEGIN")
 	m.add(setup, asLoginRole...)
-	m.add(record, sql)
+	after := change(&m)
 	m.add(commit, "COMMIT")
 	if results, err := r.transact(ctx, &m); err != nil {
 		return r.ownError(ctx, &m, results, err)
 	}
+	r.state = after
 	return nil
 }
 

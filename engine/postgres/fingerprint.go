@@ -48,7 +48,7 @@ var described = []struct{ part, query string }{
 	{"sequences", `SELECT to_jsonb(s) FROM pg_sequences s JOIN pg_namespace n ON n.nspname = s.schemaname WHERE ` + own},
 	{"extensions", `SELECT e.extname, e.extversion, e.extowner::regrole, e.extnamespace::regnamespace FROM pg_extension e`},
 	{"default privileges", `SELECT d.defaclrole::regrole, d.defaclnamespace::regnamespace, d.defaclobjtype, d.defaclacl FROM pg_default_acl d`},
-	{"the database", `SELECT d.datdba::regrole, d.datacl, d.datconnlimit, pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, shobj_description(d.oid, 'pg_database')
+	{"the database", `SELECT d.datdba::regrole, d.datacl, d.datconnlimit, pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, ` + withoutTag("shobj_description(d.oid, 'pg_database')") + `
 		FROM pg_database d WHERE d.datname = current_database()`},
 	// Of what follows it is only known whether there is any: then there is no
 	// telling whether they are the same.

@@ -77,9 +77,45 @@ func schemaExpr(target skein.Target) string {
 type tenantState struct {
 	schemaOID string // empty if there is no schema
 	schema    string // quoted where it needs to be
-	history   skein.History
+	// The rows of the tables, and whether Knex would get its lock.
+	own        []skein.Record
+	knex       []skein.KnexRow
+	knexLocked bool
 	// hasHistory and hasKnexLock say which tables exist.
 	hasHistory, hasKnexLock bool
+	// kept is what the database's comment says of the history. It is only read
+	// with the lock, and for a tenant that has a database to itself.
+	kept kept
+}
+
+func (t tenantState) history() skein.History { return skein.NewHistory(t.own, t.knex, t.knexLocked) }
+
+// with is the state after records were written.
+func (t tenantState) with(records ...skein.Record) tenantState {
+	t.hasHistory, t.own = true, slices.Clone(t.own)
+	for _, r := range records {
+		if i := slices.IndexFunc(t.own, func(o skein.Record) bool { return o.Name == r.Name }); i >= 0 {
+			t.own[i] = r
+		} else {
+			t.own = append(t.own, r)
+		}
+	}
+	return t
+}
+
+// after is the state after a step was applied as a whole.
+func (t tenantState) after(step skein.Step) tenantState {
+	if step.Direction == skein.Down {
+		return t.without(step.Migration.Name)
+	}
+	return t.with(skein.Record{Name: step.Migration.Name, State: skein.Applied, Batch: step.Batch, Checksum: step.Migration.Checksum})
+}
+
+// without is the state after records were erased.
+func (t tenantState) without(names ...string) tenantState {
+	t.hasHistory = true
+	t.own = slices.DeleteFunc(slices.Clone(t.own), func(r skein.Record) bool { return slices.Contains(names, r.Name) })
+	return t
 }
 
 func readState(row [][]byte, knexTable string) (tenantState, error) {
@@ -101,17 +137,16 @@ func readState(row [][]byte, knexTable string) (tenantState, error) {
 	}
 	slices.SortFunc(own, func(a, b ownRow) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(knex, func(a, b knexRow) int { return cmp.Compare(a.ID, b.ID) })
-	records := make([]skein.Record, len(own))
+	t.own = make([]skein.Record, len(own))
 	for i, r := range own {
-		records[i] = r.record()
+		t.own[i] = r.record()
 	}
-	knexRows := make([]skein.KnexRow, 0, len(knex))
 	for _, r := range knex {
 		if r.Name != "" {
-			knexRows = append(knexRows, skein.KnexRow{ID: r.ID, Name: r.Name, Batch: r.Batch, Time: time.Time(r.Time)})
+			t.knex = append(t.knex, skein.KnexRow{ID: r.ID, Name: r.Name, Batch: r.Batch, Time: time.Time(r.Time)})
 		}
 	}
-	t.history = skein.NewHistory(records, knexRows, knexLocked(locks))
+	t.knexLocked = knexLocked(locks)
 	return t, nil
 }
 

@@ -240,7 +240,7 @@ func (a *administrator) Find(ctx context.Context, site skein.Site) ([]skein.Foun
 	for _, row := range rows {
 		found = append(found, skein.Found{
 			What: row[0], Name: row[1],
-			Ours: site.TenantID != "" && (row[2] == site.Mark() || row[3] == site.Mark()),
+			Ours: site.TenantID != "" && (parseKept(row[2]).comment == site.Mark() || row[3] == site.Mark()),
 		})
 	}
 	return found, nil

@@ -32,7 +32,7 @@ type session struct {
 	bare bool
 
 	// locked is set while the session has the tenant's lock; state is what was
-	// read under it, without the history.
+	// read under it, and what the session has changed since.
 	locked bool
 	state  tenantState
 }
@@ -153,7 +153,13 @@ func (s *session) searchPath() string {
 // History reads what has run in the tenant.
 func (s *session) History(ctx context.Context) (skein.History, error) {
 	state, err := s.read(ctx)
-	return state.history, err
+	if err != nil {
+		return skein.History{}, err
+	}
+	if s.locked {
+		s.state.own, s.state.knex, s.state.knexLocked = state.own, state.knex, state.knexLocked
+	}
+	return state.history(), nil
 }
 
 func (s *session) read(ctx context.Context) (tenantState, error) {
@@ -233,11 +239,14 @@ func (s *session) Record(ctx context.Context, records []skein.Record) error {
 	m.add(setup, "BEGIN")
 	s.prepare(&m)
 	s.createHistory(&m)
+	after := s.state.with(records...)
 	m.add(record, upsertRecords(s.table(), s.engine.opts, records))
+	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
 	if results, err := s.transact(ctx, &m); err != nil {
 		return s.ownError(ctx, &m, results, err)
 	}
+	s.state = after
 	return nil
 }
 
@@ -257,11 +266,14 @@ func (s *session) Erase(ctx context.Context, names []string) error {
 	m.add(setup, "BEGIN")
 	s.prepare(&m)
 	s.createHistory(&m)
+	after := s.state.without(names...)
 	m.add(record, "DELETE FROM "+s.table()+" WHERE name IN ("+strings.Join(quoted, ", ")+")")
+	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
 	if results, err := s.transact(ctx, &m); err != nil {
 		return s.ownError(ctx, &m, results, err)
 	}
+	s.state = after
 	return nil
 }
 
@@ -378,9 +390,7 @@ func (s *session) Lock(ctx context.Context, wait time.Duration) (skein.History, 
 			return skein.History{}, err
 		}
 		if got {
-			history := s.state.history
-			s.state.history = skein.History{}
-			return history, nil
+			return s.state.history(), nil
 		}
 		waited := time.Since(start)
 		if waited >= wait {
@@ -408,12 +418,19 @@ func (s *session) tryLock(ctx context.Context) (bool, error) {
 	m.add(reading,
 		"SELECT pg_catalog.pg_try_advisory_lock("+s.lockKey()+")",
 		historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
+	keeps := s.target.Schema == ""
+	if keeps {
+		m.add(reading, keptQuery)
+	}
 	m.add(commit, "COMMIT")
 	results, err := s.run(ctx, &m)
 	got := len(results) > at && string(results[at].row[0]) == "t"
 	if err == nil {
 		s.prepared()
 		s.state, err = s.readState(results[at+1].row)
+		if keeps && err == nil {
+			s.state.kept = readKept(results[at+2].row)
+		}
 	} else {
 		s.rollBack(ctx)
 		switch {

@@ -1,0 +1,108 @@
+package mysql
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skeinhq/skein"
+)
+
+var _ skein.Glancer = (*Engine)(nil)
+
+// Vantage is the server's own address, or any tenant's session for those with
+// the same server, user and password.
+func (e *Engine) Vantage(target skein.Target, server *skein.Target) (skein.Target, string) {
+	if server != nil {
+		return *server, target.Server()
+	}
+	return target, e.SessionKey(target)
+}
+
+// Glance reads the histories themselves.
+func (e *Engine) Glance(ctx context.Context, on skein.Session, targets []skein.Target) ([]skein.Glimpse, error) {
+	const atOnce = 100 // tables that a statement names are open while it runs
+	glimpses := make([]skein.Glimpse, 0, len(targets))
+	for chunk := range slices.Chunk(targets, atOnce) {
+		some, err := on.(*session).glance(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		glimpses = append(glimpses, some...)
+	}
+	return glimpses, nil
+}
+
+// glance reads the histories in databases in two flights: which tables there
+// are, and what is in them.
+func (s *session) glance(ctx context.Context, targets []skein.Target) ([]skein.Glimpse, error) {
+	knexTable := s.engine.opts.KnexTable
+	lockTable := knexTable + "_lock"
+	// Names may differ in their collation from table to table.
+	const name, none = "CONVERT(name USING utf8mb4) COLLATE utf8mb4_bin", "CONVERT(NULL USING utf8mb4) COLLATE utf8mb4_bin"
+	columns := map[string]string{
+		skein.HistoryTable: "0,id," + name + ",state,batch,checksum,CAST(applied_at AS char)",
+		knexTable:          "1,id," + name + "," + none + ",batch," + none + ",CAST(migration_time AS char)",
+		lockTable:          "2,0," + none + "," + none + ",is_locked," + none + "," + none,
+	}
+	var databases []string
+	at := make(map[string]int, len(targets))
+	for i, t := range targets {
+		databases = append(databases, quote(t.Database))
+		at[t.Database] = i
+	}
+	glimpses := make([]skein.Glimpse, len(targets))
+	var query []string
+	// A database without any of the tables may as well not exist: only whoever
+	// connects learns that.
+	err := s.flight(ctx, "SELECT TABLE_SCHEMA,TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA IN ("+strings.Join(databases, ",")+
+		") AND TABLE_NAME IN ("+quote(skein.HistoryTable)+","+quote(knexTable)+","+quote(lockTable)+")", func(_ []string, row []driver.Value) {
+		if row == nil {
+			return
+		}
+		database, table := text(row[0]), text(row[1])
+		i, ok := at[database]
+		if ok && columns[table] != "" {
+			glimpses[i].History = &skein.History{}
+			query = append(query, fmt.Sprintf("SELECT %d,%s FROM %s.%s", i, columns[table], quoteName(database), quoteName(table)))
+		}
+	})
+	if err != nil || len(query) == 0 {
+		return glimpses, err
+	}
+	found := make([]reading, len(targets))
+	locks := make([]int, len(targets))
+	err = s.flight(ctx, strings.Join(query, " UNION ALL ")+" ORDER BY 1,2,3", func(_ []string, row []driver.Value) {
+		if row == nil {
+			return
+		}
+		i, batch := number(row[0]), int(number(row[5]))
+		r := &found[i]
+		switch number(row[1]) {
+		case 0:
+			r.own = append(r.own, skein.Record{
+				Name: text(row[3]), State: skein.RecordState(text(row[4])), Batch: batch, Checksum: text(row[6]), AppliedAt: parseTime(text(row[7]), time.UTC),
+			})
+		case 1:
+			if row[3] != nil { // Knex takes a row without a name for nothing it knows
+				r.knex = append(r.knex, skein.KnexRow{ID: number(row[2]), Name: text(row[3]), Batch: batch, Time: parseTime(text(row[7]), time.Local)})
+			}
+		case 2:
+			locks[i]++
+			r.locked = r.locked || batch != 0 || locks[i] > 1
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read histories: %w", err)
+	}
+	for i := range found {
+		if glimpses[i].History != nil {
+			history := found[i].history()
+			glimpses[i].History = &history
+		}
+	}
+	return glimpses, nil
+}
