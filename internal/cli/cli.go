@@ -313,7 +313,7 @@ To begin:
 	)
 	root.AddCommand(
 		a.migrateCommand(), a.migrateAllCommand(), a.rollbackCommand(), a.unlockCommand(), a.makeCommand(),
-		a.planCommand(), a.statusCommand(), a.doctorCommand(),
+		a.planCommand(), a.statusCommand(), a.verifyCommand(), a.doctorCommand(),
 		a.initCommand(), a.tenantsCommand(), a.keysCommand(), a.provisionCommand(), a.deprovisionCommand(),
 	)
 	root.SetHelpCommandGroupID("set")

@@ -18,8 +18,10 @@ type jsonTenant struct {
 	ID      string     `json:"id"`
 	Slug    string     `json:"slug"`
 	Target  string     `json:"target"`
-	Result  string     `json:"result"` // changed, unchanged, failed, interrupted
-	State   string     `json:"state"`  // before the run
+	Result  string     `json:"result"`                // changed, unchanged, failed, interrupted
+	State   string     `json:"state"`                 // before the run
+	Source  string     `json:"source,omitempty"`      // how the state is known: connection, history, fingerprint
+	Print   string     `json:"fingerprint,omitempty"` // of verify: right, missing, wrong, refused, needless
 	Version string     `json:"version,omitempty"`
 	Done    []jsonStep `json:"done,omitempty"`
 	Plan    []jsonStep `json:"plan,omitempty"`
@@ -90,6 +92,8 @@ type jsonSummary struct {
 	Migrations  int    `json:"migrations"`
 	Interrupted bool   `json:"interrupted"`
 	DurationMS  int64  `json:"duration_ms"`
+	ByPrint     int    `json:"by_fingerprint"`
+	ByHistory   int    `json:"by_history"`
 	GoOnWith    string `json:"go_on_with,omitempty"`
 }
 
@@ -135,6 +139,7 @@ func (r *jsonReport) end(sum skein.Summary, next nextStep) error {
 		Event: "summary", Tenants: sum.Tenants, Changed: sum.Changed, Failed: sum.Failed,
 		Unchanged:  sum.Unchanged,
 		Migrations: sum.Steps, Interrupted: sum.Interrupted, DurationMS: sum.Duration.Milliseconds(),
+		ByPrint: sum.ByFingerprint, ByHistory: sum.ByHistory,
 	}
 	if sum.Failed > 0 || sum.Interrupted {
 		s.GoOnWith, _ = next(r.failures)
@@ -153,7 +158,7 @@ func (r *jsonReport) write(v any) {
 func tenantJSON(r skein.Result, plan bool) jsonTenant {
 	j := jsonTenant{
 		Event: "tenant", Time: time.Now().UTC(), ID: r.Tenant.ID, Slug: r.Tenant.Slug, Target: r.Tenant.Target.String(),
-		State: string(r.Standing.State), Warnings: r.Plan.Warnings, DurationMS: r.Duration.Milliseconds(), Result: "unchanged",
+		State: string(r.Standing.State), Source: string(r.Source), Print: string(r.Fingerprint), Warnings: r.Plan.Warnings, DurationMS: r.Duration.Milliseconds(), Result: "unchanged",
 	}
 	if r.Standing.Newest != nil {
 		j.Version = r.Standing.Newest.Version

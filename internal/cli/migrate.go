@@ -133,6 +133,7 @@ func (m *migrateRun) register(cmd *cobra.Command) {
 	m.policy.register(flags)
 	m.limits.register(flags)
 	m.limits.registerTimeout(flags)
+	m.limits.registerFullCheck(flags)
 	flags.SortFlags = false
 }
 

@@ -210,7 +210,7 @@ func (r *textReport) note(e skein.Event) string {
 		w := r.running[e.Tenant.ID]
 		w.migration, w.since = e.Migration.Name, e.Time
 		r.running[e.Tenant.ID] = w
-	case skein.TenantRetried, skein.ServerCrowded, skein.ServerDown, skein.ServerBack:
+	case skein.TenantRetried, skein.ServerCrowded, skein.ServerDown, skein.ServerBack, skein.ServerUnasked:
 		return r.noteTrouble(e)
 	case skein.MigrationOutput:
 		return fmt.Sprintf("  %s  %s %s", ui.Printable(e.Tenant.Slug), term.OnErr(ui.Dim, "|"), ui.Printable(e.Output))
@@ -316,7 +316,7 @@ func (r *textReport) summary(sum skein.Summary) (head, tail string) {
 	}
 	took := ui.Took(sum.Duration)
 	if sum.Changed == 0 && sum.Failed == 0 && !sum.Interrupted {
-		return "Nothing to do in " + ui.Plural(sum.Tenants, "tenant"), ", looked at in " + took
+		return "Nothing to do in " + ui.Plural(sum.Tenants, "tenant"), ", looked at in " + took + howKnown(sum)
 	}
 	tail = ": " + ui.Plural(sum.Steps, "migration")
 	if sum.Unchanged > 0 {

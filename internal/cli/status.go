@@ -73,6 +73,7 @@ The states:
 	flags.BoolVar(&check, "check", false, "exit with 1 unless all tenants are up to date")
 	flags.BoolVar(&asJSON, "json", false, "one JSON object a line on standard output")
 	bounds.register(flags)
+	bounds.registerFullCheck(flags)
 	flags.SortFlags = false
 	return cmd
 }
@@ -134,13 +135,12 @@ func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, f
 			addStops(j.Migrations, r.Stops)
 		}
 	}
+	w.fullCheck = w.fullCheck || v.detailed // which needs what only a history says
 	fleet := w.fleet(set, report.event)
 	policy := w.cfg.Migrations.Policy
 	report.begin()
 	sum, err := v.app.work(func() (skein.Summary, error) {
-		return fleet.Each(ctx, w.tenants(ctx, filter), func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
-			return m.Assess(ctx, s, t, policy)
-		})
+		return fleet.Assess(ctx, w.tenants(ctx, filter), policy)
 	})
 	if endErr := report.end(sum); err != nil || endErr != nil {
 		return cmp.Or(err, endErr)
@@ -218,7 +218,7 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 	if set.Len() > 0 {
 		newest = "the newest of " + ui.Plural(set.Len(), "migration") + " is " + set.All()[set.Len()-1].Name
 	}
-	fmt.Fprintf(out, "\n%s in %s; %s\n", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration), ui.Printable(newest))
+	fmt.Fprintf(out, "\n%s in %s%s; %s\n", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration), howKnown(sum), ui.Printable(newest))
 
 	if v.troubledTotal > 0 || len(v.servers) > 0 {
 		fmt.Fprintf(out, "\n%s\n", term.OnOut(ui.Bold, "These need a person:"))
@@ -241,6 +241,25 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 		fmt.Fprintf(out, "\nBring them up to date with:  %s\n", ui.Printable(v.behind))
 	}
 	return nil
+}
+
+// howKnown says of how many tenants it is known without a connection how they
+// stand, and by what; nothing where all were connected to.
+func howKnown(sum skein.Summary) string {
+	var parts []string
+	if sum.ByFingerprint > 0 {
+		parts = append(parts, ui.Count(sum.ByFingerprint)+" by fingerprint")
+	}
+	if sum.ByHistory > 0 {
+		parts = append(parts, ui.Count(sum.ByHistory)+" by histories read together")
+	}
+	if rest := sum.Tenants - sum.ByFingerprint - sum.ByHistory; rest > 0 && len(parts) > 0 {
+		parts = append(parts, ui.Count(rest)+" connected to")
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
 }
 
 // A serverGroup is the tenants of a server that could not be reached.

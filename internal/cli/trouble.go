@@ -35,6 +35,8 @@ func (r *textReport) noteTrouble(e skein.Event) string {
 		return fmt.Sprintf("%s %s  cannot be reached; its tenants are left for now (%s)", term.OnErr(ui.Red, "✗"), server, ui.Printable(e.Err.Error()))
 	case skein.ServerBack:
 		return fmt.Sprintf("%s %s  is back", term.OnErr(ui.Green, "✓"), server)
+	case skein.ServerUnasked:
+		return fmt.Sprintf("%s %s  cannot be asked about its tenants together, and each is connected to (%s)", term.OnErr(ui.Yellow, "!"), server, ui.Printable(e.Err.Error()))
 	}
 	return ""
 }
@@ -89,7 +91,7 @@ type jsonServer struct {
 	Event    string     `json:"event"` // "server"
 	Time     time.Time  `json:"time"`
 	Server   string     `json:"server"`
-	Result   string     `json:"result"` // crowded, down, back
+	Result   string     `json:"result"` // crowded, down, back, unasked
 	Parallel int        `json:"parallel,omitempty"`
 	Error    *jsonError `json:"error,omitempty"`
 }
@@ -105,5 +107,7 @@ func (r *jsonReport) trouble(e skein.Event) {
 		r.write(jsonServer{Event: "server", Time: e.Time.UTC(), Server: e.Server, Result: "down", Error: errorJSON(e.Err)})
 	case skein.ServerBack:
 		r.write(jsonServer{Event: "server", Time: e.Time.UTC(), Server: e.Server, Result: "back"})
+	case skein.ServerUnasked:
+		r.write(jsonServer{Event: "server", Time: e.Time.UTC(), Server: e.Server, Result: "unasked", Error: errorJSON(e.Err)})
 	}
 }

@@ -32,6 +32,7 @@ type workspace struct {
 	knex  *knex.Runner // see knexRunner
 
 	passwords passwordCommands
+	fullCheck bool // connect to every tenant
 }
 
 // open reads the settings and opens the central database.
@@ -67,6 +68,7 @@ func (a *app) choose(ctx context.Context, sel *selection, words []string, bounds
 		w.close()
 		return nil, central.Filter{}, err
 	}
+	w.fullCheck = bounds.fullCheck
 	return w, filter, nil
 }
 
@@ -115,6 +117,7 @@ func (w *workspace) migrations() (*skein.Set, error) {
 type limits struct {
 	flags *pflag.FlagSet
 	config.Limits
+	fullCheck bool
 }
 
 func (l *limits) register(flags *pflag.FlagSet) {
@@ -128,6 +131,12 @@ func (l *limits) register(flags *pflag.FlagSet) {
 // registerTimeout adds the flag of commands that run migrations.
 func (l *limits) registerTimeout(flags *pflag.FlagSet) {
 	flags.DurationVar(&l.Timeout, "timeout", 0, "how long a migration may take before it is stopped (default any time, or limits.timeout)")
+}
+
+// registerFullCheck adds the flag of commands that need not connect to tenants
+// which are up to date.
+func (l *limits) registerFullCheck(flags *pflag.FlagSet) {
+	flags.BoolVar(&l.fullCheck, "full-check", false, "connect to every tenant and read its history, whatever is known without")
 }
 
 // apply lays the flags that were given over the settings.
@@ -172,10 +181,14 @@ func (w *workspace) fleet(set *skein.Set, listen skein.Listener) *skein.Fleet {
 }
 
 func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein.Listener) *skein.Fleet {
-	servers := make(map[string]int)
+	servers, addresses := make(map[string]int), make(map[string]skein.Target)
 	for _, s := range w.cfg.Servers {
+		reached := s.Reached()
 		if s.Parallel > 0 {
-			servers[s.Reached().Server()] = s.Parallel
+			servers[reached.Server()] = s.Parallel
+		}
+		if reached.User != "" {
+			addresses[reached.Server()] = w.cfg.WithOptions(reached)
 		}
 	}
 	return skein.NewFleet(engines, set, &skein.FleetOptions{
@@ -183,6 +196,8 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 		Parallel:  w.cfg.Limits.Parallel,
 		PerServer: w.cfg.Limits.PerServer,
 		Servers:   servers,
+		Addresses: addresses,
+		FullCheck: w.fullCheck,
 		LockWait:  w.cfg.Limits.LockWait,
 		Retries:   w.cfg.Limits.Retries,
 		Timeout:   w.cfg.Limits.Timeout,
