@@ -219,7 +219,7 @@ func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retr
 				}
 				server = t.tenant.Target.Server()
 				if t.toLookAt() {
-					batch := q.more(t)
+					batch := t.batch
 					seen := w.look(ctx, look, batch)
 					q.lookedAt(batch)
 					for _, t := range seen {

@@ -192,7 +192,7 @@ func (l *lookout) learn(m *Migrator, history History) verdict {
 // may be the first one's own trouble.
 func (w *worker) look(ctx context.Context, l *lookout, batch []*task) (seen []*task) {
 	first := batch[0]
-	if len(batch) == 1 || l.isBlind(first.key) {
+	if l.isBlind(first.key) {
 		mark(batch)
 		return nil
 	}

@@ -45,6 +45,7 @@ type task struct {
 	// looked says that this was done, and glimpse what came of it.
 	looked  bool
 	glimpse Glimpse
+	batch   []*task // that were taken with this one to be looked at together
 
 	try     int       // the number of this try, from 1
 	started time.Time // when this try began
@@ -157,21 +158,18 @@ func (q *queue) put(t *task) bool {
 // toLookAt says whether a task is to be looked at together with others.
 func (t *task) toLookAt() bool { return t.key != "" && !t.looked && t.down == nil && !t.probe }
 
-// more takes the tasks that can be looked at together with one that was taken,
-// and returns them all.
-func (q *queue) more(t *task) []*task {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	s := q.servers[t.tenant.Target.Server()]
-	batch := []*task{t}
-	for len(s.fresh) > 0 && len(batch) < glanceBatch && s.fresh[0].toLookAt() && s.fresh[0].key == t.key {
+// takeMore takes the tasks that can be looked at together with one that was taken.
+func (q *queue) takeMore(s *serverQueue, t *task) {
+	t.batch = []*task{t}
+	for len(s.fresh) > 0 && len(t.batch) < glanceBatch && s.fresh[0].toLookAt() && s.fresh[0].key == t.key {
 		next := s.takeFresh()
 		next.started, next.begun = t.started, t.started
-		batch = append(batch, next)
+		t.batch = append(t.batch, next)
 	}
-	q.waiting -= len(batch) - 1
-	q.changed.Broadcast()
-	return batch
+	q.waiting -= len(t.batch) - 1
+	if len(t.batch) == 1 {
+		t.looked = true // it is as well connected to
+	}
 }
 
 // lookedAt takes back the tasks of a batch that did not end with being looked
@@ -182,6 +180,7 @@ func (q *queue) lookedAt(batch []*task) {
 	s := q.servers[batch[0].tenant.Target.Server()]
 	s.active--
 	batch[0].try--
+	batch[0].batch = nil
 	var back []*task
 	for _, t := range batch {
 		if t.tried {
@@ -264,6 +263,9 @@ func (q *queue) take(s *serverQueue, now time.Time) *task {
 		t.begun = now
 	}
 	t.try++
+	if t.toLookAt() {
+		q.takeMore(s, t)
+	}
 	q.changed.Broadcast()
 	return t
 }
