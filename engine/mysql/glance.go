@@ -50,12 +50,14 @@ func (s *session) glance(ctx context.Context, targets []skein.Target) ([]skein.G
 	}
 	var databases []string
 	at := make(map[string]int, len(targets))
-	for i, t := range targets {
-		databases = append(databases, quote(t.Database))
-		at[t.Database] = i
+	for _, t := range targets {
+		if _, ok := at[t.Database]; !ok {
+			at[t.Database] = len(databases)
+			databases = append(databases, quote(t.Database))
+		}
 	}
-	glimpses := make([]skein.Glimpse, len(targets))
 	var query []string
+	histories := make([]*skein.History, len(databases))
 	// A database without any of the tables may as well not exist: only whoever
 	// connects learns that.
 	err := s.flight(ctx, "SELECT TABLE_SCHEMA,TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA IN ("+strings.Join(databases, ",")+
@@ -66,15 +68,19 @@ func (s *session) glance(ctx context.Context, targets []skein.Target) ([]skein.G
 		database, table := text(row[0]), text(row[1])
 		i, ok := at[database]
 		if ok && columns[table] != "" {
-			glimpses[i].History = &skein.History{}
+			histories[i] = &skein.History{}
 			query = append(query, fmt.Sprintf("SELECT %d,%s FROM %s.%s", i, columns[table], quoteName(database), quoteName(table)))
 		}
 	})
-	if err != nil || len(query) == 0 {
-		return glimpses, err
+	if err != nil {
+		return nil, fmt.Errorf("look for histories: %w", err)
 	}
-	found := make([]reading, len(targets))
-	locks := make([]int, len(targets))
+	glimpses := make([]skein.Glimpse, len(targets))
+	if len(query) == 0 {
+		return glimpses, nil
+	}
+	found := make([]reading, len(databases))
+	locks := make([]int, len(databases))
 	err = s.flight(ctx, strings.Join(query, " UNION ALL ")+" ORDER BY 1,2,3", func(_ []string, row []driver.Value) {
 		if row == nil {
 			return
@@ -98,11 +104,13 @@ func (s *session) glance(ctx context.Context, targets []skein.Target) ([]skein.G
 	if err != nil {
 		return nil, fmt.Errorf("read histories: %w", err)
 	}
-	for i := range found {
-		if glimpses[i].History != nil {
-			history := found[i].history()
-			glimpses[i].History = &history
+	for i, h := range histories {
+		if h != nil {
+			*h = found[i].history()
 		}
+	}
+	for i, t := range targets {
+		glimpses[i].History = histories[at[t.Database]]
 	}
 	return glimpses, nil
 }

@@ -226,9 +226,11 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 	}
 	var schemas, names []string
 	at := make(map[string]int, len(targets))
-	for i, t := range targets {
-		schemas = append(schemas, quoteLiteral(t.Schema))
-		at[t.Schema] = i
+	for _, t := range targets {
+		if _, ok := at[t.Schema]; !ok {
+			at[t.Schema] = len(schemas)
+			schemas = append(schemas, quoteLiteral(t.Schema))
+		}
 	}
 	for _, table := range tables {
 		names = append(names, quoteLiteral(table))
@@ -238,16 +240,16 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 	if err != nil {
 		return fmt.Errorf("look for histories: %w", err)
 	}
-	there := make([]bool, len(targets))
+	histories := make([]*skein.History, len(schemas)) // nil: no such schema, which whoever connects says
 	var query []string
 	for _, row := range rows {
 		i, ok := at[row[0]]
 		if !ok {
 			continue
 		}
-		there[i] = true
+		histories[i] = &skein.History{}
 		if kind := slices.Index(tables, row[1]); kind >= 0 {
-			query = append(query, fmt.Sprintf("SELECT %d, %d, %s FROM %s.%s", i, kind, columns[kind], quoteIdent(targets[i].Schema), quoteIdent(row[1])))
+			query = append(query, fmt.Sprintf("SELECT %d, %d, %s FROM %s.%s", i, kind, columns[kind], quoteIdent(row[0]), quoteIdent(row[1])))
 		}
 	}
 	rows = nil
@@ -256,8 +258,8 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 			return fmt.Errorf("read histories: %w", err)
 		}
 	}
-	found := make([]tenantState, len(targets))
-	locks := make([][]knexLockRow, len(targets))
+	found := make([]tenantState, len(schemas))
+	locks := make([][]knexLockRow, len(schemas))
 	for _, row := range rows {
 		var n [9]int
 		for _, column := range []int{0, 1, 2, 5, 8} {
@@ -275,13 +277,14 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 			locks[n[0]] = append(locks[n[0]], knexLockRow{n[8]})
 		}
 	}
-	for i := range found {
-		if !there[i] {
-			continue // no such schema: whoever connects says so
+	for i, h := range histories {
+		if h != nil {
+			found[i].knexLocked = knexLocked(locks[i])
+			*h = found[i].history()
 		}
-		found[i].knexLocked = knexLocked(locks[i])
-		history := found[i].history()
-		glimpses[i].History = &history
+	}
+	for i, t := range targets {
+		glimpses[i].History = histories[at[t.Schema]]
 	}
 	return nil
 }
