@@ -22,23 +22,10 @@ func (e *Engine) Vantage(target skein.Target, server *skein.Target) (skein.Targe
 	return target, e.SessionKey(target)
 }
 
-// Glance reads the histories themselves.
+// Glance reads the histories themselves: which tables there are in a first
+// flight, and then what is in them.
 func (e *Engine) Glance(ctx context.Context, on skein.Session, targets []skein.Target) ([]skein.Glimpse, error) {
-	const atOnce = 100 // tables that a statement names are open while it runs
-	glimpses := make([]skein.Glimpse, 0, len(targets))
-	for chunk := range slices.Chunk(targets, atOnce) {
-		some, err := on.(*session).glance(ctx, chunk)
-		if err != nil {
-			return nil, err
-		}
-		glimpses = append(glimpses, some...)
-	}
-	return glimpses, nil
-}
-
-// glance reads the histories in databases in two flights: which tables there
-// are, and what is in them.
-func (s *session) glance(ctx context.Context, targets []skein.Target) ([]skein.Glimpse, error) {
+	s := on.(*session)
 	knexTable := s.engine.opts.KnexTable
 	lockTable := knexTable + "_lock"
 	// Names may differ in their collation from table to table.
@@ -81,7 +68,7 @@ func (s *session) glance(ctx context.Context, targets []skein.Target) ([]skein.G
 	}
 	found := make([]reading, len(databases))
 	locks := make([]int, len(databases))
-	err = s.flight(ctx, strings.Join(query, " UNION ALL ")+" ORDER BY 1,2,3", func(_ []string, row []driver.Value) {
+	read := func(_ []string, row []driver.Value) {
 		if row == nil {
 			return
 		}
@@ -100,9 +87,12 @@ func (s *session) glance(ctx context.Context, targets []skein.Target) ([]skein.G
 			locks[i]++
 			r.locked = r.locked || batch != 0 || locks[i] > 1
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read histories: %w", err)
+	}
+	const atOnce = 100 // tables that a statement names are open while it runs
+	for some := range slices.Chunk(query, atOnce) {
+		if err := s.flight(ctx, strings.Join(some, " UNION ALL ")+" ORDER BY 1,2,3", read); err != nil {
+			return nil, fmt.Errorf("read histories: %w", err)
+		}
 	}
 	for i, h := range histories {
 		if h != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -165,16 +164,7 @@ func (e *Engine) Glance(ctx context.Context, on skein.Session, targets []skein.T
 	if targets[0].Schema == "" {
 		return glimpses, s.glanceDatabases(ctx, targets, glimpses)
 	}
-	// Each table that a statement names is locked, with its indexes, and the
-	// server's table of locks has room for some thousands.
-	const atOnce = 50
-	for from := 0; from < len(targets); from += atOnce {
-		to := min(from+atOnce, len(targets))
-		if err := s.glanceSchemas(ctx, targets[from:to], glimpses[from:to]); err != nil {
-			return nil, err
-		}
-	}
-	return glimpses, nil
+	return glimpses, s.glanceSchemas(ctx, targets, glimpses)
 }
 
 // glanceDatabases reads the fingerprints of databases. One counts only where the
@@ -214,8 +204,8 @@ func (s *session) glanceDatabases(ctx context.Context, targets []skein.Target, g
 	return nil
 }
 
-// glanceSchemas reads the histories in schemas, in two flights: which tables
-// there are, and what is in them.
+// glanceSchemas reads the histories in schemas: which tables there are in a
+// first flight, and then what is in them.
 func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, glimpses []skein.Glimpse) error {
 	knexTable := s.engine.opts.KnexTable
 	tables := []string{skein.HistoryTable, knexTable, knexLock(knexTable)}
@@ -252,19 +242,39 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 			query = append(query, fmt.Sprintf("SELECT %d, %d, %s FROM %s.%s", i, kind, columns[kind], quoteIdent(row[0]), quoteIdent(row[1])))
 		}
 	}
-	rows = nil
-	if len(query) > 0 {
-		if rows, err = queryRows(ctx, s, strings.Join(query, " UNION ALL ")+" ORDER BY 1, 2, 3"); err != nil {
+	found := make([]tenantState, len(schemas))
+	locks := make([][]knexLockRow, len(schemas))
+	// Each table that a statement names is locked, with its indexes, and the
+	// server's table of locks has room for some thousands.
+	const atOnce = 100
+	for some := range slices.Chunk(query, atOnce) {
+		if rows, err = queryRows(ctx, s, strings.Join(some, " UNION ALL ")+" ORDER BY 1, 2, 3"); err == nil {
+			err = readGlance(rows, found, locks)
+		}
+		if err != nil {
 			return fmt.Errorf("read histories: %w", err)
 		}
 	}
-	found := make([]tenantState, len(schemas))
-	locks := make([][]knexLockRow, len(schemas))
+	for i, h := range histories {
+		if h != nil {
+			found[i].knexLocked = knexLocked(locks[i])
+			*h = found[i].history()
+		}
+	}
+	for i, t := range targets {
+		glimpses[i].History = histories[at[t.Schema]]
+	}
+	return nil
+}
+
+// readGlance reads rows of histories into what was found of their tenants.
+func readGlance(rows [][]string, found []tenantState, locks [][]knexLockRow) error {
 	for _, row := range rows {
 		var n [9]int
 		for _, column := range []int{0, 1, 2, 5, 8} {
+			var err error
 			if n[column], err = strconv.Atoi(cmp.Or(row[column], "0")); err != nil {
-				return errors.New("read histories: the server's answer cannot be read")
+				return fmt.Errorf("the server's answer cannot be read: %w", err)
 			}
 		}
 		t := &found[n[0]]
@@ -276,15 +286,6 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 		case n[1] == 2:
 			locks[n[0]] = append(locks[n[0]], knexLockRow{n[8]})
 		}
-	}
-	for i, h := range histories {
-		if h != nil {
-			found[i].knexLocked = knexLocked(locks[i])
-			*h = found[i].history()
-		}
-	}
-	for i, t := range targets {
-		glimpses[i].History = histories[at[t.Schema]]
 	}
 	return nil
 }
