@@ -165,6 +165,13 @@ type ServerInfo struct {
 	ReadOnly bool
 }
 
+// A ProcessorCounter is a [Session] that can tell how many processors its server
+// has, which decides how much it can do at once.
+type ProcessorCounter interface {
+	// Processors asks the server, in one round trip; 0 if it does not say.
+	Processors(ctx context.Context) (int, error)
+}
+
 // A LeftoverFinder is a [Session] that can tell what statements which failed in
 // the tenant have left behind.
 type LeftoverFinder interface {

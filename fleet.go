@@ -5,16 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"runtime"
 	"sync"
 	"time"
 )
 
 // FleetOptions bound a fleet's work.
 type FleetOptions struct {
-	// Parallel is how many tenants are worked on at once. Defaults to 16.
+	// Parallel is how many tenants are worked on at once. Defaults to 8 for each
+	// processor that this process may use.
 	Parallel int
-	// PerServer is how many of them may be on one database server. Defaults
-	// to 8.
+	// PerServer is how many of them may be on one database server. Defaults to 2
+	// for each processor of the server, or 8 where it is not known how many it
+	// has: it is for a server on this machine, and for MariaDB, which can be asked.
 	PerServer int
 	// Servers holds the bound of single servers, by Target.Server, where it is
 	// not PerServer.
@@ -44,8 +47,14 @@ type FleetOptions struct {
 }
 
 const (
-	defaultParallel  = 16
+	// Waiting for the network, the disk and the other side takes about as long as
+	// the work, so that two for each processor keep a server busy. More do not
+	// make it faster, and DDL in MariaDB slower.
+	perProcessor = 2
+	// defaultPerServer is for a server of which nothing is known.
 	defaultPerServer = 8
+	// A client's part of the work is a small one.
+	parallelPerProcessor = 8
 	// A session that serves one tenant after another is renewed after this
 	// many: a PostgreSQL backend keeps something of each schema it has seen.
 	sessionTenants = 500
@@ -59,6 +68,21 @@ type Fleet struct {
 	opts      FleetOptions
 }
 
+// Bound is how many tenants may be worked on at once on the server of a target,
+// as far as that is known before it is connected to; uncounted says that
+// the number of its processors may make it another.
+func (o FleetOptions) Bound(t Target) (bound int, uncounted bool) {
+	switch {
+	case o.Servers[t.Server()] > 0:
+		return o.Servers[t.Server()], false
+	case o.PerServer > 0:
+		return o.PerServer, false
+	case t.local():
+		return perProcessor * runtime.GOMAXPROCS(0), false
+	}
+	return defaultPerServer, true
+}
+
 // NewFleet makes a fleet whose tenants are on these engines.
 func NewFleet(engines []Engine, set *Set, opts *FleetOptions) *Fleet {
 	f := &Fleet{migrators: make(map[string]*Migrator, len(engines))}
@@ -66,10 +90,7 @@ func NewFleet(engines []Engine, set *Set, opts *FleetOptions) *Fleet {
 		f.opts = *opts
 	}
 	if f.opts.Parallel <= 0 {
-		f.opts.Parallel = defaultParallel
-	}
-	if f.opts.PerServer <= 0 {
-		f.opts.PerServer = defaultPerServer
+		f.opts.Parallel = parallelPerProcessor * runtime.GOMAXPROCS(0)
 	}
 	if listen := f.opts.Listener; listen == nil {
 		f.opts.Listener = func(Event) {}
@@ -210,7 +231,7 @@ func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retr
 	var workers sync.WaitGroup
 	for range f.opts.Parallel {
 		workers.Go(func() {
-			w := worker{fleet: f}
+			w := worker{fleet: f, queue: q}
 			defer w.hangUp()
 			for server := ""; ; {
 				t, ok := q.next(server, w.hangUp)
@@ -276,6 +297,7 @@ func (s *Summary) add(r Result) {
 // as the tenants can share it.
 type worker struct {
 	fleet   *Fleet
+	queue   *queue
 	session Session
 	key     string // of the session
 	engine  string // likewise
@@ -358,6 +380,12 @@ func (w *worker) connect(ctx context.Context, e Engine, t Target) (reused bool, 
 		return false, err
 	}
 	w.session, w.key, w.engine, w.served = session, key, e.Name(), 1
+	if counter, ok := session.(ProcessorCounter); ok && w.queue.count(t.Server()) {
+		// If the session is broken, what it is used for next says so.
+		if n, err := counter.Processors(ctx); err == nil && n > 0 {
+			w.queue.counted(t.Server(), perProcessor*n)
+		}
+	}
 	return false, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,8 @@ type memory struct {
 	partial  []skein.Record      // in every database
 	shared   bool                // sessions serve several targets
 	opened   int
+	cores    int // that sessions tell of
+	counted  int // how often they were asked
 	active   map[string]int // open sessions by server
 	peak     map[string]int
 	peakAll  int
@@ -99,6 +102,13 @@ func (s *memorySession) History(context.Context) (skein.History, error) {
 func (s *memorySession) Lock(ctx context.Context, _ time.Duration) (skein.History, error) {
 	return s.History(ctx)
 }
+func (s *memorySession) Processors(context.Context) (int, error) {
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	s.engine.counted++
+	return s.engine.cores, nil
+}
+
 func (s *memorySession) Unlock(context.Context) error                 { return nil }
 func (s *memorySession) Record(context.Context, []skein.Record) error { return nil }
 func (s *memorySession) Erase(context.Context, []string) error        { return nil }
@@ -365,5 +375,63 @@ func TestStopEndsTheWaitForALock(t *testing.T) {
 	r := m.Migrate(t.Context(), lockedOut{session}, tenants(1, 1)[0], skein.PlanOptions{}, stop, func(skein.Event) {})
 	if !errors.Is(r.Err, skein.ErrInterrupted) {
 		t.Errorf("the error is %v, want %v", r.Err, skein.ErrInterrupted)
+	}
+}
+
+// A server on this machine gets as many tenants at once as this machine's
+// processors bear, another one a fixed number, unless the settings say it.
+func TestBound(t *testing.T) {
+	here := 2 * runtime.GOMAXPROCS(0)
+	for _, test := range []struct {
+		target    skein.Target
+		opts      skein.FleetOptions
+		want      int
+		uncounted bool
+	}{
+		{skein.Target{Engine: skein.PostgreSQL, Host: "127.0.0.1"}, skein.FleetOptions{}, here, false},
+		{skein.Target{Engine: skein.PostgreSQL, Host: "/run/postgresql"}, skein.FleetOptions{}, here, false},
+		{skein.Target{Engine: skein.MySQL, Host: "localhost"}, skein.FleetOptions{}, here, false},
+		{skein.Target{Engine: skein.MySQL, Host: "::1"}, skein.FleetOptions{}, here, false},
+		{skein.Target{Engine: skein.SQLite, Database: "a.db"}, skein.FleetOptions{}, here, false},
+		{skein.Target{Engine: skein.MySQL, Host: "db1"}, skein.FleetOptions{}, 8, true},
+		{skein.Target{Engine: skein.MySQL, Host: "10.0.0.1"}, skein.FleetOptions{PerServer: 5}, 5, false},
+		{skein.Target{Engine: skein.MySQL, Host: "db1"}, skein.FleetOptions{PerServer: 5, Servers: map[string]int{"mysql://db1:3306": 9}}, 9, false},
+	} {
+		if got, uncounted := test.opts.Bound(test.target); got != test.want || uncounted != test.uncounted {
+			t.Errorf("%s: %d, %t; want %d, %t", test.target, got, uncounted, test.want, test.uncounted)
+		}
+	}
+}
+
+// A server that tells how many processors it has is asked once, and gets as many
+// tenants at once as they bear.
+func TestBoundOfCountedServer(t *testing.T) {
+	engine := newMemory()
+	engine.cores = 6
+	together, all := make(chan struct{}), 12
+	var reached sync.Once
+	engine.apply = func(string, skein.Step) error {
+		engine.mu.Lock()
+		active := engine.active["postgres://db0:5432"]
+		engine.mu.Unlock()
+		if active == all {
+			reached.Do(func() { close(together) })
+		}
+		select {
+		case <-together:
+		case <-time.After(30 * time.Second):
+			t.Error("there are never twelve at once")
+		}
+		return nil
+	}
+	fleet := skein.NewFleet([]skein.Engine{engine}, migrations(t, "1_a.sql"), &skein.FleetOptions{Parallel: 20})
+	if _, err := fleet.Migrate(t.Context(), listOf(tenants(60, 1)), skein.PlanOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if engine.peakAll != all {
+		t.Errorf("%d tenants were worked on at once, want %d", engine.peakAll, all)
+	}
+	if engine.counted != 1 {
+		t.Errorf("the server was asked %d times, want once", engine.counted)
 	}
 }

@@ -85,7 +85,9 @@ func judgeStanding(policy Policy) judge {
 
 // Assess reads how each tenant stands, and does nothing.
 func (f *Fleet) Assess(ctx context.Context, tenants iter.Seq2[Tenant, error], policy Policy) (Summary, error) {
-	work := func(ctx context.Context, m *Migrator, s Session, t *task) Result { return m.Assess(ctx, s, t.tenant, policy) }
+	work := func(ctx context.Context, m *Migrator, s Session, t *task) Result {
+		return m.Assess(ctx, s, t.tenant, policy)
+	}
 	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), work, judgeStanding(policy))
 }
 

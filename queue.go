@@ -77,7 +77,7 @@ type queue struct {
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	bound   func(server string) int
+	bound   func(Target) (bound int, uncounted bool)
 	servers map[string]*serverQueue
 	order   []*serverQueue // the servers, to go around them in turn
 	turn    int
@@ -95,6 +95,8 @@ type serverQueue struct {
 	again  []*task // to be tried again
 	active int
 	most   int // the bound that was asked for
+	// uncounted says that the server's processors may still make it another.
+	uncounted bool
 
 	// bound is the one in force, which is lower while the server has too many
 	// connections. It was changed at boundChanged.
@@ -114,14 +116,8 @@ type serverQueue struct {
 }
 
 func newQueue(opts FleetOptions, retries int) *queue {
-	q := &queue{retries: retries, servers: make(map[string]*serverQueue)}
+	q := &queue{retries: retries, bound: opts.Bound, servers: make(map[string]*serverQueue)}
 	q.changed = sync.NewCond(&q.mu)
-	q.bound = func(server string) int {
-		if n := opts.Servers[server]; n > 0 {
-			return n
-		}
-		return opts.PerServer
-	}
 	return q
 }
 
@@ -139,8 +135,8 @@ func (q *queue) put(t *task) bool {
 	name := t.tenant.Target.Server()
 	s := q.servers[name]
 	if s == nil {
-		bound := q.bound(name)
-		s = &serverQueue{name: name, most: bound, bound: bound}
+		bound, uncounted := q.bound(t.tenant.Target)
+		s = &serverQueue{name: name, most: bound, bound: bound, uncounted: uncounted}
 		q.servers[name] = s
 		q.order = append(q.order, s)
 	}
@@ -230,6 +226,30 @@ func (q *queue) next(server string, idle func()) (*task, bool) {
 		}
 		q.changed.Wait()
 	}
+}
+
+// count says whether a server is to be asked how many processors it has.
+func (q *queue) count(server string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.servers[server]
+	if s == nil || !s.uncounted {
+		return false
+	}
+	s.uncounted = false
+	return true
+}
+
+// counted sets the bound that follows from a server's processors.
+func (q *queue) counted(server string, bound int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.servers[server]
+	if s.bound == s.most || s.bound > bound {
+		s.bound = bound
+	}
+	s.most = bound
+	q.changed.Broadcast()
 }
 
 // take begins a task of a server, nil if none may begin now.

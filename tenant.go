@@ -100,6 +100,11 @@ func (t Target) address() string {
 	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
+// local says whether the target's server is on this machine, or its address is.
+func (t Target) local() bool {
+	return t.Engine == SQLite || t.Host == "" || t.Host == "localhost" || strings.HasPrefix(t.Host, "/") || net.ParseIP(t.Host).IsLoopback()
+}
+
 // DefaultPort is the port on which an engine's servers usually listen; 0 for
 // SQLite, which has none.
 func DefaultPort(engine string) int {

@@ -20,4 +20,18 @@ var serverTests = []namedTest{
 			t.Errorf("%d of %d connections are in use, want at least this test's own", info.Connections, info.MaxConnections)
 		}
 	}},
+	{"Processors", func(t *testing.T, s *suite) {
+		session := s.open(t, s.engine(), s.NewTarget(t))
+		counter, ok := session.(skein.ProcessorCounter)
+		if !ok {
+			return // a power that not every engine has
+		}
+		n, err := counter.Processors(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n < 0 || n > 4096 {
+			t.Errorf("the server says that it has %d processors", n)
+		}
+	}},
 }

@@ -9,7 +9,28 @@ import (
 	"github.com/skeinhq/skein"
 )
 
-var _ skein.ServerReporter = (*session)(nil)
+var (
+	_ skein.ServerReporter   = (*session)(nil)
+	_ skein.ProcessorCounter = (*session)(nil)
+)
+
+// Processors is the size of MariaDB's thread pool, used or not: it is made for
+// the processors of the machine, unless someone has set it. MySQL does not say.
+func (s *session) Processors(ctx context.Context) (int, error) {
+	if !s.wire.mariaDB {
+		return 0, nil
+	}
+	var n int
+	err := s.flight(ctx, "SELECT @@GLOBAL.thread_pool_size", func(_ []string, row []driver.Value) {
+		if row != nil {
+			n = int(number(row[0]))
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask for the server's processors: %w", err)
+	}
+	return n, nil
+}
 
 // Server tells about the server. Without the right PROCESS the connections that
 // are in use are counted all the same: they are a status variable.

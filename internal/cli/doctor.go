@@ -286,13 +286,10 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter centra
 }
 
 func (d *doctor) tellServer(w *workspace, name string, f *serverFinding) {
-	bound := w.cfg.Limits.PerServer
-	for _, s := range w.cfg.Servers {
-		if s.Reached().Server() == name && s.Parallel > 0 {
-			bound = s.Parallel
-		}
-	}
-	bound = min(bound, w.cfg.Limits.Parallel)
+	opts := w.fleetOptions()
+	target, _ := skein.ParseTarget(name) // without a database, which does not matter
+	bound, _ := opts.Bound(target)
+	bound = min(bound, cmp.Or(opts.Parallel, bound))
 	who := name
 	if f.info != nil && f.info.Version != "" {
 		who += ", " + f.info.Version

@@ -122,8 +122,8 @@ type limits struct {
 
 func (l *limits) register(flags *pflag.FlagSet) {
 	l.flags = flags
-	flags.IntVar(&l.Parallel, "parallel", 0, "tenants worked on at once (default 16, or limits.parallel)")
-	flags.IntVar(&l.PerServer, "per-server", 0, "tenants worked on at once on one database server (default 8, or limits.per_server)")
+	flags.IntVar(&l.Parallel, "parallel", 0, "tenants worked on at once (default 8 for each processor, or limits.parallel)")
+	flags.IntVar(&l.PerServer, "per-server", 0, "tenants worked on at once on one database server (default 2 for each of its processors, 8 where that is not known, or limits.per_server)")
 	flags.IntVar(&l.Retries, "retries", 0, "how often to try a tenant again that met trouble which may pass (default 5, or limits.retries)")
 	flags.DurationVar(&l.LockWait, "lock-wait", 0, "how long to wait for a tenant that another process is migrating (default 1m, or limits.lock_wait)")
 }
@@ -181,6 +181,13 @@ func (w *workspace) fleet(set *skein.Set, listen skein.Listener) *skein.Fleet {
 }
 
 func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein.Listener) *skein.Fleet {
+	opts := w.fleetOptions()
+	opts.Knex, opts.Listener = w.knexRunner(), listen
+	return skein.NewFleet(engines, set, &opts)
+}
+
+// fleetOptions are a run's, as the settings and flags have them.
+func (w *workspace) fleetOptions() skein.FleetOptions {
 	servers, addresses := make(map[string]int), make(map[string]skein.Target)
 	for _, s := range w.cfg.Servers {
 		reached := s.Reached()
@@ -191,8 +198,7 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 			addresses[reached.Server()] = w.cfg.WithOptions(reached)
 		}
 	}
-	return skein.NewFleet(engines, set, &skein.FleetOptions{
-		Knex:      w.knexRunner(),
+	return skein.FleetOptions{
 		Parallel:  w.cfg.Limits.Parallel,
 		PerServer: w.cfg.Limits.PerServer,
 		Servers:   servers,
@@ -202,8 +208,7 @@ func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein
 		Retries:   w.cfg.Limits.Retries,
 		Timeout:   w.cfg.Limits.Timeout,
 		Stop:      w.app.stop,
-		Listener:  listen,
-	})
+	}
 }
 
 // knexRunner is what runs Knex migrations in this command. It starts nothing

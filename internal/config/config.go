@@ -130,8 +130,8 @@ type Provisioning struct {
 
 // Limits bound the work.
 type Limits struct {
-	Parallel         int
-	PerServer        int
+	Parallel         int // 0: as the fleet has it
+	PerServer        int // likewise
 	LockWait         time.Duration
 	Retries          int
 	Timeout          time.Duration // of a migration, 0: none
@@ -411,8 +411,8 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 	c.Provisioning.From = choice("SKEIN_PROVISIONING_FROM", "provisioning.from", f.Provisioning.From, "template", "replay")
 
 	c.Limits = Limits{
-		Parallel:         number("SKEIN_PARALLEL", "limits.parallel", f.Limits.Parallel, 16),
-		PerServer:        number("SKEIN_PER_SERVER", "limits.per_server", f.Limits.PerServer, 8),
+		Parallel:         number("SKEIN_PARALLEL", "limits.parallel", f.Limits.Parallel, 0),
+		PerServer:        number("SKEIN_PER_SERVER", "limits.per_server", f.Limits.PerServer, 0),
 		LockWait:         period("SKEIN_LOCK_WAIT", f.Limits.LockWait, time.Minute),
 		Retries:          retries(f, at, env, &errs),
 		Timeout:          period("SKEIN_TIMEOUT", f.Limits.Timeout, 0),

@@ -54,7 +54,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("Migrations = %+v", c.Migrations)
 	}
 	l := c.Limits
-	if l.Parallel != 16 || l.PerServer != 8 || l.LockWait != time.Minute || l.LockTimeout != 5*time.Second || l.StatementTimeout != 0 || l.ConnectTimeout != 10*time.Second {
+	if l.Parallel != 0 || l.PerServer != 0 || l.LockWait != time.Minute || l.LockTimeout != 5*time.Second || l.StatementTimeout != 0 || l.ConnectTimeout != 10*time.Second {
 		t.Errorf("Limits = %+v", l)
 	}
 }
@@ -85,7 +85,7 @@ limits: {parallel: 3, lock_wait: 3s}
 		env                map[string]string
 		want               settings
 	}{
-		{"default", "", "", nil, settings{DefaultCentralURL, "error", false, 16, time.Minute}},
+		{"default", "", "", nil, settings{DefaultCentralURL, "error", false, 0, time.Minute}},
 		{"file", yaml, "", nil, settings{"sqlite:yaml.db", "warn", true, 3, 3 * time.Second}},
 		{".env", yaml, dotenv, nil, settings{"sqlite:dotenv.db", "ignore", false, 4, 4 * time.Second}},
 		{"environment", yaml, dotenv, all("sqlite:env.db", "error", "allow", "5", "0"), settings{"sqlite:env.db", "error", true, 5, 0}},
@@ -279,7 +279,7 @@ func FuzzLoad(f *testing.F) {
 		c, err := Load(path, env)
 		switch {
 		case err == nil:
-			if c.Limits.Parallel < 1 || c.Limits.PerServer < 1 || len(c.Migrations.Dirs) == 0 || c.Central.URL.IsZero() {
+			if c.Limits.Parallel < 0 || c.Limits.PerServer < 0 || len(c.Migrations.Dirs) == 0 || c.Central.URL.IsZero() {
 				t.Errorf("a setting is missing or out of range: %+v", c.Limits)
 			}
 		case strings.Contains(err.Error(), secret):
