@@ -26,7 +26,7 @@ demo: build ## See Skein at work on databases of its own
 .PHONY: test
 test: ## Run all tests, on private PostgreSQL and MariaDB servers
 	@scripts/install-test-deps
-	@scripts/servers run go test -race -timeout 30m ./...
+	@scripts/servers run go test -race -p 4 -timeout 30m ./...
 
 .PHONY: lint
 lint: ## Check the code with golangci-lint (the first run builds it)

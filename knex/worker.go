@@ -90,6 +90,7 @@ func start(ctx context.Context, p *project, opts *Options, typescript bool) (*wo
 	case err == nil && m.Error != nil:
 		err = openError(p, m.Error)
 	case errors.Is(err, errGone):
+		w.kill() // which waits for the end, and with it for what it says last
 		err = &projectError{msg: "Node ended before it had loaded Knex: " + w.lastWords()}
 	case errors.Is(err, context.DeadlineExceeded):
 		err = &projectError{msg: fmt.Sprintf("loading Knex and the knexfile took longer than %s", loadTimeout)}
