@@ -90,7 +90,6 @@ func start(ctx context.Context, p *project, opts *Options, typescript bool) (*wo
 	case err == nil && m.Error != nil:
 		err = openError(p, m.Error)
 	case errors.Is(err, errGone):
-		w.kill() // which waits for the end, and with it for what it says last
 		err = &projectError{msg: "Node ended before it had loaded Knex: " + w.lastWords()}
 	case errors.Is(err, context.DeadlineExceeded):
 		err = &projectError{msg: fmt.Sprintf("loading Knex and the knexfile took longer than %s", loadTimeout)}
@@ -318,8 +317,10 @@ func (w *worker) abandon() {
 	}
 }
 
-// lastWords is the end of what it wrote to standard error.
+// lastWords is how a worker that is gone ended, and the end of what it wrote to
+// standard error.
 func (w *worker) lastWords() string {
+	w.kill() // it may have closed its pipe and not ended yet
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	state := "it said nothing"
