@@ -151,11 +151,7 @@ func (f *Fleet) migrator(engine string) (*Migrator, error) {
 // server frees when whatever it was doing has ended.
 func (f *Fleet) Migrate(ctx context.Context, tenants iter.Seq2[Tenant, error], opts PlanOptions) (Summary, error) {
 	return f.each(ctx, tenants, f.opts.Retries, func(ctx context.Context, m *Migrator, s Session, t *task) Result {
-		r := m.try(ctx, s, t, opts, f.opts.Stop, f.opts.Listener)
-		if r.Err == nil && len(r.Done) == 0 {
-			m.keep(ctx, s, t, r.History)
-		}
-		return r
+		return m.try(ctx, s, t, opts, f.opts.Stop, f.opts.Listener)
 	}, judgePlan(opts, false))
 }
 

@@ -28,8 +28,8 @@ type memory struct {
 	partial  []skein.Record      // in every database
 	shared   bool                // sessions serve several targets
 	opened   int
-	cores    int // that sessions tell of
-	counted  int // how often they were asked
+	cores    int            // that sessions tell of
+	counted  int            // how often they were asked
 	active   map[string]int // open sessions by server
 	peak     map[string]int
 	peakAll  int

@@ -218,8 +218,7 @@ func (w *worker) look(ctx context.Context, l *lookout, batch []*task) (seen []*t
 	mark(batch)
 	lessons := 0
 	for i, t := range batch {
-		t.glimpse = glimpses[i]
-		if w.conclude(ctx, l, m, t, &lessons) {
+		if w.conclude(ctx, l, m, t, glimpses[i], &lessons) {
 			seen = append(seen, t)
 		}
 	}
@@ -249,20 +248,21 @@ func (w *worker) glimpses(ctx context.Context, m *Migrator, batch []*task) ([]Gl
 // conclude notes what comes of a tenant, if its glimpse is enough to tell. A
 // fingerprint that is met for the first time is learned from the tenant itself,
 // which is connected to for that.
-func (w *worker) conclude(ctx context.Context, l *lookout, m *Migrator, t *task, lessons *int) bool {
-	if h := t.glimpse.History; h != nil {
-		t.glimpse.History = nil // it is used up
-		r, ok := l.judge(m, t.tenant, *h)
+func (w *worker) conclude(ctx context.Context, l *lookout, m *Migrator, t *task, g Glimpse, lessons *int) bool {
+	if g.History != nil {
+		r, ok := l.judge(m, t.tenant, *g.History)
 		if ok {
 			r.Source = FromHistory
 			t.note(r)
 		}
+		t.behind = r.Err == nil && len(r.Plan.Steps) > 0
 		return ok
 	}
-	if t.glimpse.Fingerprint == "" {
+	if t.behind = g.Wanting; g.Fingerprint == "" {
 		return false
 	}
-	v, known := l.verdict(m, t.glimpse.Fingerprint)
+	t.behind = true
+	v, known := l.verdict(m, g.Fingerprint)
 	source := FromFingerprint
 	if !known {
 		if *lessons == maxLessons || ctx.Err() != nil {
@@ -270,7 +270,7 @@ func (w *worker) conclude(ctx context.Context, l *lookout, m *Migrator, t *task,
 		}
 		*lessons++
 		history, err := w.lesson(ctx, m, t)
-		if err != nil || history.Fingerprint() != t.glimpse.Fingerprint {
+		if err != nil || history.Fingerprint() != g.Fingerprint {
 			return false // it is connected to once more, and reported as any other
 		}
 		v, source = l.learn(m, history), FromConnection
@@ -293,18 +293,11 @@ func (w *worker) lesson(ctx context.Context, m *Migrator, t *task) (History, err
 	return history, err
 }
 
-// keep makes up for a fingerprint that is missing or not that of a history which
-// was read just now. What it meets is no trouble of the tenant's: a fingerprint
-// is kept to save a connection, and the next run tries again.
-func (m *Migrator) keep(ctx context.Context, session Session, t *task, history History) {
-	keeper, ok := session.(FingerprintKeeper)
-	fingerprint := history.Fingerprint()
-	if !ok || fingerprint == "" || !t.glimpse.Wanting && (t.glimpse.Fingerprint == "" || t.glimpse.Fingerprint == fingerprint) {
-		return
+// keep makes up for a fingerprint that is missing or not that of the history,
+// under the tenant's lock. What it meets is no trouble of the tenant's: a
+// fingerprint saves a connection, and the next run tries again.
+func keep(ctx context.Context, session Session) {
+	if keeper, ok := session.(FingerprintKeeper); ok {
+		_ = keeper.Keep(ctx)
 	}
-	if _, err := session.Lock(ctx, 0); err != nil {
-		return
-	}
-	_ = keeper.Keep(ctx)
-	_ = session.Unlock(ctx)
 }

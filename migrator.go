@@ -145,15 +145,28 @@ func (m *Migrator) assess(r Result, policy Policy) Result {
 // tenant's lock. It stops between two migrations when stop is closed, with
 // ErrInterrupted.
 func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, opts PlanOptions, stop <-chan struct{}, listen Listener) (r Result) {
-	r = m.Inspect(ctx, session, tenant, opts)
+	return m.migrate(ctx, session, tenant, opts, false, stop, listen)
+}
+
+// migrate is Migrate. Of a tenant that is behind, as far as could be seen
+// without connecting, the history is read with the lock and not once before.
+func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, opts PlanOptions, behind bool, stop <-chan struct{}, listen Listener) (r Result) {
+	if behind {
+		r = Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Source: FromConnection, Err: m.Parse()}
+	} else {
+		r = m.Inspect(ctx, session, tenant, opts)
+	}
 	opts.Knex = m.knex != nil
 	// A migration that began and did not end, and a lock of Knex's, may be those
 	// of someone who is at it right now: under the lock it is known.
-	underWay := refusedFor(r.Err, ReasonPartial) || refusedFor(r.Err, ReasonKnexLocked) || r.Err == nil && len(r.History.KnexOpen) > 0
+	underWay := refusedFor(r.Err, ReasonPartial) || refusedFor(r.Err, ReasonKnexLocked) || r.Err == nil && len(r.History.KnexOpen) > 0 || behind && r.Err == nil
 	if !underWay && (r.Err != nil || len(r.Plan.Steps) == 0) {
 		return r
 	}
 	history, err := m.lock(ctx, session, stop)
+	if _, locked := errors.AsType[*LockedError](err); locked && behind {
+		r = m.Assess(ctx, session, tenant, opts.Policy)
+	}
 	if err != nil {
 		r.Err = err
 		return r
@@ -173,6 +186,11 @@ func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, 
 			return r
 		}
 	}
+	defer func() {
+		if r.Err == nil && len(r.Plan.Steps) == 0 {
+			keep(ctx, session)
+		}
+	}()
 	for wait := time.Now().Add(m.lockWait); ; {
 		r.History = history
 		if underWay {

@@ -42,10 +42,11 @@ type task struct {
 	from Target
 	key  string
 	lent bool
-	// looked says that this was done, and glimpse what came of it.
-	looked  bool
-	glimpse Glimpse
-	batch   []*task // that were taken with this one to be looked at together
+	// looked says that this was done, and behind that there is something to do, as
+	// far as that shows.
+	looked bool
+	behind bool
+	batch  []*task // that were taken with this one to be looked at together
 
 	try     int       // the number of this try, from 1
 	started time.Time // when this try began

@@ -85,7 +85,7 @@ func (m *Migrator) try(ctx context.Context, session Session, t *task, opts PlanO
 func (m *Migrator) watch(ctx context.Context, session Session, t *task, opts PlanOptions, stop <-chan struct{}, listen Listener) Result {
 	begun := false
 	var open []*Migration
-	r := m.Migrate(ctx, session, t.tenant, opts, stop, func(e Event) {
+	r := m.migrate(ctx, session, t.tenant, opts, t.behind, stop, func(e Event) {
 		switch e.Type {
 		case MigrationStarted:
 			begun = true
