@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/skeinhq/skein/internal/closest"
 )
 
 // A Filter says which tenants are meant. The zero value means every tenant.
@@ -293,8 +295,8 @@ func (s *Store) checkLabels(ctx context.Context, labels map[string]string) error
 			if len(known) > 0 {
 				hint = "there are " + strings.Join(known[:min(len(known), 50)], ", ")
 			}
-			if near := nearest(name, slices.Values(known), 1); len(near) > 0 {
-				hint = fmt.Sprintf("is it %s? ", near[0]) + hint
+			if near := closest.To(name, known); near != "" {
+				hint = fmt.Sprintf("is it %s? ", near) + hint
 			}
 			return &advice{fmt.Errorf("no tenant has a label %q", name), hint}
 		}
@@ -367,13 +369,13 @@ func (s *Store) lookUp(ctx context.Context, words []string) ([]string, error) {
 // notFound says which tenants come close to words that name none.
 func (s *Store) notFound(ctx context.Context, missing []string) error {
 	const words, each = 5, 3
-	near := make([]*closest, 0, words)
+	near := make([]*closest.Finder, 0, words)
 	for _, w := range missing[:min(len(missing), words)] {
-		near = append(near, newClosest(w, each))
+		near = append(near, closest.New(w, each))
 	}
 	err := s.scan(ctx, &selection{table: s.table}, func(r *row) error {
 		for _, c := range near {
-			c.show(r.fields[fieldSlug])
+			c.Show(r.fields[fieldSlug])
 		}
 		return nil
 	}, fieldID, fieldSlug)
@@ -382,7 +384,7 @@ func (s *Store) notFound(ctx context.Context, missing []string) error {
 	}
 	var all []string
 	for _, c := range near {
-		all = append(all, c.names()...)
+		all = append(all, c.Names()...)
 	}
 	e := &NotFoundError{Words: missing}
 	switch {

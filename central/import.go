@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/closest"
 	"github.com/skeinhq/skein/secret"
 )
 
@@ -305,8 +306,8 @@ func readHeader(header []string) ([]field, error) {
 }
 
 func unknownColumnName(header []string, i int) error {
-	if near := nearest(header[i], slices.Values(fieldNames[:]), 1); len(near) > 0 {
-		return fmt.Errorf("there is no column %q: is it %s?", header[i], near[0])
+	if near := closest.To(header[i], fieldNames[:]); near != "" {
+		return fmt.Errorf("there is no column %q: is it %s?", header[i], near)
 	}
 	known := strings.Join(fieldNames[:], ", ") + ", " + labelPrefix + "NAME"
 	if len(header) == 1 {
@@ -318,8 +319,8 @@ func unknownColumnName(header []string, i int) error {
 // unknownName is the error of a key that no tenant has.
 func unknownName(name string) error {
 	known := append(slices.Clone(fieldNames[:]), "labels")
-	if near := nearest(name, slices.Values(known), 1); len(near) > 0 {
-		return fmt.Errorf("there is no key %q: is it %s?", name, near[0])
+	if near := closest.To(name, known); near != "" {
+		return fmt.Errorf("there is no key %q: is it %s?", name, near)
 	}
 	return fmt.Errorf("there is no key %q: there are %s", name, strings.Join(known, ", "))
 }

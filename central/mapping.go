@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/closest"
 	"github.com/skeinhq/skein/secret"
 )
 
@@ -251,8 +252,8 @@ func unknownColumn(table, setting, name string, columns []column) error {
 		names[i] = c.name
 	}
 	hint := "it has " + strings.Join(names, ", ")
-	if near := nearest(name, slices.Values(names), 1); len(near) > 0 {
-		hint = fmt.Sprintf("is it %s? ", near[0]) + hint
+	if near := closest.To(name, names); near != "" {
+		hint = fmt.Sprintf("is it %s? ", near) + hint
 	}
 	// The hint is in the text: several of these are reported together.
 	return fmt.Errorf("%s: table %s has no column %q: %s", setting, table, name, hint)

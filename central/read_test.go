@@ -414,26 +414,6 @@ func TestPattern(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	names := []string{"acme", "acme-eu", "acne", "globex", "initech", "Größe", "a", "ab"}
-	for word, want := range map[string]string{
-		"acme":    "acme acme-eu acne", // in that order
-		"ACME":    "acme acme-eu acne",
-		"amce":    "acme",
-		"glob":    "globex",
-		"intech":  "initech",
-		"grösse":  "Größe",
-		"x":       "",
-		"AB":      "ab a",
-		"zzzzzzz": "",
-		"":        "",
-	} {
-		if got := strings.Join(nearest(word, slices.Values(names), 3), " "); got != want {
-			t.Errorf("nearest to %q: %q, want %q", word, got, want)
-		}
-	}
-}
-
 func TestWords(t *testing.T) {
 	files := map[string]string{
 		"list":  "\ufeffacme\r\n# a comment\n\n  b* \nlast",
