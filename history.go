@@ -43,6 +43,10 @@ type Record struct {
 // Partial says whether the migration began and did not end.
 func (r Record) Partial() bool { return r.State == Applying || r.State == Reverting }
 
+// noted says whether the record only tells that one transaction of Knex's was to
+// decide about the migration: nothing of it is there before.
+func (r Record) noted() bool { return r.State == Applying && r.Total == 0 }
+
 // A KnexRow is a row of Knex's own table.
 type KnexRow struct {
 	ID    int64
@@ -61,8 +65,9 @@ type History struct {
 	// KnexLocked says that a row of knex_migrations_lock is set.
 	KnexLocked bool
 	// KnexOpen are the Knex migrations of which Skein noted that they began and
-	// not what came of them, as they were noted: a Skein that had the tenant's
-	// lock died, and what it left of Knex's lock is nobody's.
+	// not what came of them, as they were noted, with the SQL migrations that were
+	// to be recorded beside them: a Skein that had the tenant's lock died, and what
+	// it left of Knex's lock is nobody's.
 	KnexOpen []Record
 }
 
@@ -72,7 +77,7 @@ type History struct {
 func NewHistory(own []Record, knex []KnexRow, knexLocked bool) History {
 	h := History{Records: MergeHistory(own, knex), KnexLocked: knexLocked}
 	for _, r := range own {
-		if r.Partial() && KnexName(r.Name) {
+		if r.Partial() && KnexName(r.Name) || r.noted() {
 			h.KnexOpen = append(h.KnexOpen, r)
 		}
 	}
@@ -111,7 +116,7 @@ func MergeHistory(own []Record, knex []KnexRow) []Record {
 		records = append(records, r)
 	}
 	for _, r := range own {
-		if !inKnex[r.Name] && (!KnexName(r.Name) || r.State == Applying && r.Total > 0) {
+		if !inKnex[r.Name] && !r.noted() && (!KnexName(r.Name) || r.State == Applying) {
 			records = append(records, r)
 		}
 	}

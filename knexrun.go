@@ -30,6 +30,11 @@ type KnexRun struct {
 	// Steps are in the order in which they are to run.
 	Steps     []*Migration
 	Direction Direction
+	// RecordOnly says that Knex is to write its rows, or with Down to take them
+	// out, in one transaction where it can, and that nothing of the steps runs:
+	// their files need not be there, and of the functions only Terminate is
+	// called.
+	RecordOnly bool
 
 	// Begin is called before anything of the steps runs: once for all of them if
 	// they are one transaction, and otherwise for each by itself. An error keeps
@@ -116,12 +121,7 @@ func (m *Migrator) runKnex(ctx context.Context, session Session, tenant Tenant, 
 		Output: func(step *Migration, line string) {
 			listen(Event{Type: MigrationOutput, Time: time.Now(), Tenant: tenant, Migration: step, Direction: plan.Direction, Output: line})
 		},
-		Terminate: func(ctx context.Context, ids []string) error {
-			if t, ok := session.(Terminator); ok {
-				return t.Terminate(ctx, ids)
-			}
-			return nil
-		},
+		Terminate: terminator(session),
 	}
 	result, err := m.knex.Run(ctx, tenant.Target, run)
 	if errors.Is(err, ErrKnexLocked) {
@@ -163,12 +163,7 @@ func (g *knexGroup) settle(ctx context.Context, result KnexResult, runErr error)
 	if err != nil {
 		return nil, errors.Join(runErr, fmt.Errorf("read what Knex has done: %w", err))
 	}
-	inKnex := make(map[string]Record, len(history.Records))
-	for _, r := range history.Records {
-		if r.InKnex {
-			inKnex[r.Name] = r
-		}
-	}
+	inKnex := rowsInKnex(history)
 
 	var done []DoneStep
 	var records []Record
@@ -185,7 +180,7 @@ func (g *knexGroup) settle(ctx context.Context, result KnexResult, runErr error)
 		switch up := g.plan.Direction == Up; {
 		case there == up && !step.Started:
 			// Somebody else's Knex has done it, while this one waited for its lock.
-			if !up || slices.Contains(g.noted, m) {
+			if !up || g.plan.Began || slices.Contains(g.noted, m) {
 				erase = append(erase, m.Name)
 			}
 		case up && there:
@@ -231,13 +226,99 @@ func pastOf(d Direction) string {
 	return "applied"
 }
 
+// recordInKnex has Knex record the steps of a plan that are its, where its table
+// does not say of them what the plan does: a baseline, or a migration that was
+// settled by hand. It returns what Knex's table says then.
+//
+// What Knex writes and what Skein writes afterwards are not one transaction. So a
+// baseline is noted first: whoever finds the notes and no end of it learns from
+// Knex's table whether it was done (see mend).
+func (m *Migrator) recordInKnex(ctx context.Context, session Session, tenant Tenant, plan Plan, history History) (map[string]Record, error) {
+	rows := rowsInKnex(history)
+	var steps []*Migration
+	for _, step := range plan.Steps {
+		if _, there := rows[step.Name]; step.Kind == Knex && there != (plan.Direction == Up) {
+			steps = append(steps, step)
+		}
+	}
+	if len(steps) == 0 {
+		return rows, nil
+	}
+	if err := m.knex.Ready(ctx, steps); err != nil {
+		return nil, err
+	}
+	baseline := plan.Direction == Up && len(history.Records) == 0
+	if baseline {
+		notes := planned(plan)
+		for i := range notes {
+			notes[i].State = Applying
+		}
+		if err := session.Record(ctx, notes); err != nil {
+			return nil, fmt.Errorf("note what begins: %w", err)
+		}
+	}
+	_, runErr := m.knex.Run(ctx, tenant.Target, KnexRun{
+		Steps: steps, Direction: plan.Direction, RecordOnly: true,
+		Terminate: terminator(session),
+	})
+	if errors.Is(runErr, ErrKnexLocked) {
+		runErr = refuseKnexLock()
+	}
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	history, err := session.History(ctx)
+	if err != nil {
+		return nil, errors.Join(runErr, fmt.Errorf("read what Knex has recorded: %w", err))
+	}
+	rows = rowsInKnex(history)
+	for _, step := range steps {
+		if _, there := rows[step.Name]; there == (plan.Direction == Up) {
+			continue
+		}
+		if runErr == nil {
+			runErr = fmt.Errorf("%s: Knex ended without an error, and its table in the tenant does not show the migration as %s", step.Name, pastOf(plan.Direction))
+		}
+		if baseline {
+			if err := session.Erase(ctx, plan.Names()); err != nil {
+				return nil, errors.Join(runErr, err)
+			}
+		}
+		return nil, runErr
+	}
+	return rows, nil
+}
+
+func rowsInKnex(h History) map[string]Record {
+	rows := make(map[string]Record, len(h.Records))
+	for _, r := range h.Records {
+		if r.InKnex {
+			rows[r.Name] = r
+		}
+	}
+	return rows
+}
+
+func terminator(session Session) func(context.Context, []string) error {
+	return func(ctx context.Context, ids []string) error {
+		if t, ok := session.(Terminator); ok {
+			return t.Terminate(ctx, ids)
+		}
+		return nil
+	}
+}
+
 // undone decides about a step that Knex's table does not show as done.
 func (g *knexGroup) undone(m *Migration, step KnexStep, records *[]Record, erase *[]string, broke *StatementError) error {
 	mine := broke != nil && broke.Migration == m.Name
 	if !slices.Contains(g.noted, m) {
 		return nil // it had not begun
 	}
-	if g.nothingStayed(step) {
+	if g.plan.Began && !step.Started {
+		*records = append(*records, g.was[m.Name]) // as it was
+		return nil
+	}
+	if !g.plan.Began && g.nothingStayed(step) {
 		if g.plan.Direction == Up {
 			*erase = append(*erase, m.Name)
 		} else if r := g.was[m.Name]; r.Checksum != "" || r.By != "" {
@@ -298,9 +379,18 @@ func (m *Migrator) mend(ctx context.Context, session Session, history History) (
 	}
 	var records []Record
 	var erase []string
+	rows := rowsInKnex(history)
+	// The SQL migrations of a baseline are recorded if Knex's are.
+	recorded := !slices.ContainsFunc(history.KnexOpen, func(note Record) bool {
+		_, there := rows[note.Name]
+		return KnexName(note.Name) && !there
+	})
 	for _, note := range history.KnexOpen {
 		i := slices.IndexFunc(history.Records, func(r Record) bool { return r.Name == note.Name })
 		switch {
+		case i < 0 && recorded && !KnexName(note.Name):
+			note.State = Applied
+			records = append(records, note)
 		case i < 0:
 			erase = append(erase, note.Name)
 		case !history.Records[i].Partial():

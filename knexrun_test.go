@@ -25,6 +25,7 @@ type knexTenant struct {
 	knex func(context.Context, skein.KnexRun) (skein.KnexResult, error)
 	// looked is called each time that the history is read.
 	looked func()
+	mute   bool // nothing is written any more
 }
 
 func (k *knexTenant) Name() string { return k.engine }
@@ -56,6 +57,9 @@ func (k *knexTenant) Lock(ctx context.Context, _ time.Duration) (skein.History, 
 }
 
 func (k *knexTenant) Record(_ context.Context, records []skein.Record) error {
+	if k.mute {
+		return errors.New("gone")
+	}
 	for _, r := range records {
 		if i := slices.IndexFunc(k.own, func(o skein.Record) bool { return o.Name == r.Name }); i >= 0 {
 			k.own[i] = r
@@ -67,6 +71,9 @@ func (k *knexTenant) Record(_ context.Context, records []skein.Record) error {
 }
 
 func (k *knexTenant) Erase(_ context.Context, names []string) error {
+	if k.mute {
+		return errors.New("gone")
+	}
 	k.own = slices.DeleteFunc(k.own, func(r skein.Record) bool { return slices.Contains(names, r.Name) })
 	return nil
 }
@@ -95,6 +102,12 @@ func (k *knexTenant) Run(ctx context.Context, _ skein.Target, run skein.KnexRun)
 // carryOut does the first n steps.
 func (k *knexTenant) carryOut(ctx context.Context, run skein.KnexRun, n int, whole bool) (skein.KnexResult, error) {
 	r := skein.KnexResult{Steps: make([]skein.KnexStep, len(run.Steps))}
+	if run.RecordOnly {
+		for _, m := range run.Steps {
+			k.write(run.Direction, m)
+		}
+		return r, nil
+	}
 	if whole {
 		if err := run.Begin(ctx, run.Steps, true); err != nil {
 			return r, err
@@ -108,13 +121,17 @@ func (k *knexTenant) carryOut(ctx context.Context, run skein.KnexRun, n int, who
 		}
 		run.Started(m)
 		r.Steps[i] = skein.KnexStep{Started: true, Ended: true, Transaction: true, Begun: 2, Completed: 2, Duration: time.Second}
-		if run.Direction == skein.Up {
-			k.rows = append(k.rows, skein.KnexRow{ID: int64(len(k.rows) + 1), Name: m.Name, Batch: 9, Time: time.Now()})
-		} else {
-			k.rows = slices.DeleteFunc(k.rows, func(r skein.KnexRow) bool { return r.Name == m.Name })
-		}
+		k.write(run.Direction, m)
 	}
 	return r, nil
+}
+
+func (k *knexTenant) write(direction skein.Direction, m *skein.Migration) {
+	if direction == skein.Up {
+		k.rows = append(k.rows, skein.KnexRow{ID: int64(len(k.rows) + 1), Name: m.Name, Batch: 9, Time: time.Now()})
+	} else {
+		k.rows = slices.DeleteFunc(k.rows, func(r skein.KnexRow) bool { return r.Name == m.Name })
+	}
 }
 
 // state is what the tables hold, as words.
@@ -394,5 +411,139 @@ func TestKnexNotesOfADeadSkein(t *testing.T) {
 				t.Errorf("left is %q, want %q", got, tt.state)
 			}
 		})
+	}
+}
+
+func TestKnexBaseline(t *testing.T) {
+	set := migrations(t, "1_a.js", "2_b.sql", "3_c.js", "4_d.js")
+	baseline := skein.PlanOptions{Baseline: "3"}
+	const done = "1_a.js:applied 2_b.sql:applied 3_c.js:applied +1_a.js +3_c.js"
+	k := &knexTenant{engine: skein.MySQL}
+	r, ended := k.migrate(t, set, baseline, 0)
+	if r.Err != nil || len(r.Done) != 3 || len(ended) != 0 || k.state() != done {
+		t.Errorf("done are %v, told as ended %q, left is %q: %v", r.Done, ended, k.state(), r.Err)
+	}
+	if want := [][]string{{"1_a.js", "3_c.js"}}; fmt.Sprint(k.runs) != fmt.Sprint(want) {
+		t.Errorf("Knex was asked to record %v, want %v", k.runs, want)
+	}
+	for _, record := range k.own {
+		if record.Batch != 1 || record.Checksum != "sum of "+record.Name {
+			t.Errorf("recorded is %+v", record)
+		}
+	}
+	// Once more there is nothing to do, and the rest runs as ever.
+	if r, _ := k.migrate(t, set, baseline, 0); r.Err != nil || len(r.Done) != 0 || len(k.runs) != 1 {
+		t.Errorf("again: done are %v by %v: %v", r.Done, k.runs, r.Err)
+	}
+	if r, _ := k.migrate(t, set, skein.PlanOptions{}, 0); r.Err != nil || len(r.Done) != 1 {
+		t.Errorf("the rest: done are %v: %v", r.Done, r.Err)
+	}
+}
+
+// Wherever a baseline is cut off, nothing of it is there for a migrator that
+// comes next, or all of it.
+func TestKnexBaselineCutOff(t *testing.T) {
+	set := migrations(t, "1_a.js", "2_b.sql", "3_c.js", "4_d.sql")
+	baseline := skein.PlanOptions{Baseline: "3"}
+	cut := errors.New("cut off")
+	const nothing, all = "", "1_a.js:applied 2_b.sql:applied 3_c.js:applied +1_a.js +3_c.js"
+	for _, test := range []struct {
+		name string
+		cut  func(k *knexTenant, run skein.KnexRun)
+		want string
+	}{
+		{"before Knex's rows", func(*knexTenant, skein.KnexRun) {}, nothing},
+		{"after Knex's rows", func(k *knexTenant, run skein.KnexRun) { _, _ = k.carryOut(t.Context(), run, 2, true) }, all},
+	} {
+		dead := func(t *testing.T) *knexTenant {
+			t.Helper()
+			k := &knexTenant{engine: skein.MySQL, own: []skein.Record{}}
+			k.knex = func(_ context.Context, run skein.KnexRun) (skein.KnexResult, error) {
+				test.cut(k, run)
+				k.mute = true // the process is gone
+				return skein.KnexResult{}, cut
+			}
+			k.migrate(t, set, baseline, 0)
+			k.knex, k.runs, k.mute = nil, nil, false
+			if len(k.own) != 3 {
+				t.Fatalf("%s: left is %q", test.name, k.state())
+			}
+			return k
+		}
+		k := dead(t)
+		if r, _ := k.migrate(t, set, baseline, 0); r.Err != nil || k.state() != all {
+			t.Errorf("%s: the same again leaves %q: %v", test.name, k.state(), r.Err)
+		}
+		// A run that knows nothing of the baseline.
+		k = dead(t)
+		h, err := k.History(t.Context())
+		if err != nil || slices.ContainsFunc(h.Records, func(r skein.Record) bool { return r.Partial() || r.Name == "2_b.sql" }) {
+			t.Errorf("%s: seen are %+v", test.name, h.Records)
+		}
+		r, _ := k.migrate(t, set, skein.PlanOptions{Steps: 1}, 0)
+		want := all + " 4_d.sql:applied"
+		if test.want == nothing {
+			want = "1_a.js:applied +1_a.js"
+		}
+		if got := k.state(); r.Err != nil || len(got) != len(want) {
+			t.Errorf("%s: one step on is %q, want %q: %v", test.name, got, want, r.Err)
+		}
+	}
+}
+
+// A Knex migration that stopped in its middle is run again, or is recorded in
+// Knex's table as somebody says it is.
+func TestKnexSettled(t *testing.T) {
+	set := migrations(t, "1_a.js", "2_b.js")
+	failing := func(step skein.KnexStep) func(*knexTenant) {
+		return func(k *knexTenant) {
+			k.knex = func(ctx context.Context, run skein.KnexRun) (skein.KnexResult, error) {
+				r := skein.KnexResult{Steps: []skein.KnexStep{step}}
+				if !step.Started {
+					return r, errors.New("no connection")
+				}
+				if err := run.Begin(ctx, run.Steps, false); err != nil {
+					return r, err
+				}
+				run.Started(run.Steps[0])
+				return r, &skein.StatementError{Migration: run.Steps[0].Name, Direction: run.Direction, Err: errors.New("broken")}
+			}
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		state  skein.RecordState
+		settle skein.Settlement
+		knex   func(*knexTenant)
+		want   string
+		fails  bool
+	}{
+		{"redo", skein.Applying, skein.Redo, nil, "1_a.js:applied 2_b.js:applied +1_a.js +2_b.js", false},
+		{"redo a down", skein.Reverting, skein.Redo, nil, "1_a.js:applied +1_a.js", false},
+		{"applied", skein.Applying, skein.MarkApplied, nil, "1_a.js:applied 2_b.js:applied +1_a.js +2_b.js", false},
+		{"reverted", skein.Applying, skein.MarkReverted, nil, "1_a.js:applied +1_a.js", false},
+		{"a down is applied", skein.Reverting, skein.MarkApplied, nil, "1_a.js:applied 2_b.js:applied +1_a.js +2_b.js", false},
+		{"a down is reverted", skein.Reverting, skein.MarkReverted, nil, "1_a.js:applied +1_a.js", false},
+		// What stayed of the first time is still there.
+		{"redo that does not begin", skein.Applying, skein.Redo, failing(skein.KnexStep{}), "1_a.js:applied 2_b.js:applying(1/3) +1_a.js", true},
+		{"redo that fails at once", skein.Applying, skein.Redo, failing(skein.KnexStep{Started: true, Failed: true, Begun: 1}), "1_a.js:applied 2_b.js:applying(0/1) +1_a.js", true},
+		{"redo a down that fails", skein.Reverting, skein.Redo, failing(skein.KnexStep{Started: true, Failed: true, Begun: 1}), "1_a.js:applied 2_b.js:reverting(0/1) +1_a.js +2_b.js", true},
+	} {
+		k := &knexTenant{engine: skein.MySQL}
+		k.migrate(t, set, skein.PlanOptions{}, 0)
+		k.own[1].State, k.own[1].Done, k.own[1].Total = test.state, 1, 3
+		if test.state == skein.Applying {
+			k.rows = k.rows[:1]
+		}
+		if test.knex != nil {
+			test.knex(k)
+		}
+		r, _ := k.migrate(t, set, skein.PlanOptions{Settle: test.settle}, 0)
+		if (r.Err != nil) != test.fails || k.state() != test.want {
+			t.Errorf("%s: left is %q, want %q: %v", test.name, k.state(), test.want, r.Err)
+		}
+		if e, ok := errors.AsType[*skein.StatementError](r.Err); ok && !e.Partial {
+			t.Errorf("%s: the error does not say that something may have stayed", test.name)
+		}
 	}
 }

@@ -159,7 +159,7 @@ func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, 
 	opts.Knex = m.knex != nil
 	// A migration that began and did not end, and a lock of Knex's, may be those
 	// of someone who is at it right now: under the lock it is known.
-	underWay := refusedFor(r.Err, ReasonPartial) || refusedFor(r.Err, ReasonKnexLocked) || r.Err == nil && len(r.History.KnexOpen) > 0 || behind && r.Err == nil
+	underWay := refusedFor(r.Err, ReasonPartial) || refusedFor(r.Err, ReasonKnexLocked) || len(r.History.KnexOpen) > 0 || behind && r.Err == nil
 	if !underWay && (r.Err != nil || len(r.Plan.Steps) == 0) {
 		return r
 	}
@@ -199,10 +199,8 @@ func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, 
 		}
 		r.Plan, r.Err = m.plan(history, tenant, opts)
 		if r.Err == nil && r.Plan.RecordOnly {
-			r.Done, r.Err = m.record(ctx, session, r.Plan)
-			return r
-		}
-		if r.Err == nil {
+			r.Done, r.Err = m.record(ctx, session, tenant, r.Plan, history)
+		} else if r.Err == nil {
 			r.Done, r.Err = m.carryOut(ctx, session, tenant, r.Plan, history, stop, listen)
 		}
 		// A Knex process that is at work in the tenant is waited for like a Skein.
@@ -301,12 +299,17 @@ func (m *Migrator) runSQL(ctx context.Context, session Session, tenant Tenant, p
 	return []DoneStep{{Migration: migration, Direction: step.Direction, Duration: result.Duration}}, nil
 }
 
-func (m *Migrator) record(ctx context.Context, session Session, plan Plan) ([]DoneStep, error) {
-	records := make([]Record, len(plan.Steps))
+func (m *Migrator) record(ctx context.Context, session Session, tenant Tenant, plan Plan, history History) ([]DoneStep, error) {
+	rows, err := m.recordInKnex(ctx, session, tenant, plan, history)
+	if err != nil {
+		return nil, err
+	}
+	records := planned(plan)
 	done := make([]DoneStep, len(plan.Steps))
-	now := time.Now()
 	for i, migration := range plan.Steps {
-		records[i] = Record{Name: migration.Name, State: Applied, Batch: plan.Batch, Checksum: migration.Checksum, AppliedAt: now}
+		if row, ok := rows[migration.Name]; ok {
+			records[i].AppliedAt = row.AppliedAt
+		}
 		done[i] = DoneStep{Migration: migration, Direction: plan.Direction}
 	}
 	write := func() error { return session.Record(ctx, records) }
@@ -317,4 +320,14 @@ func (m *Migrator) record(ctx context.Context, session Session, plan Plan) ([]Do
 		return nil, err
 	}
 	return done, nil
+}
+
+// planned are the records of a plan whose steps are recorded and not run.
+func planned(plan Plan) []Record {
+	records := make([]Record, len(plan.Steps))
+	now := time.Now()
+	for i, migration := range plan.Steps {
+		records[i] = Record{Name: migration.Name, State: Applied, Batch: plan.Batch, Checksum: migration.Checksum, AppliedAt: now}
+	}
+	return records
 }

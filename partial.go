@@ -67,6 +67,9 @@ func Fingerprints(statements []Statement) string {
 // migration is nil where there is no file.
 func findStop(r Record, migration *Migration, statements func(*Section) []Statement) Stop {
 	s := Stop{Record: r, Direction: r.direction(), Total: r.Total}
+	if migration != nil {
+		s.Path = migration.Path
+	}
 	if KnexName(r.Name) {
 		s.Total = 0 // what Skein counts there are calls, and not statements of the file
 		return s
@@ -75,7 +78,6 @@ func findStop(r Record, migration *Migration, statements func(*Section) []Statem
 	if migration == nil {
 		return s
 	}
-	s.Path = migration.Path
 	section := migration.Section(s.Direction)
 	if section == nil {
 		return s
@@ -121,12 +123,14 @@ func (s Stop) Summary() string {
 	if s.Direction == Down {
 		text = s.Record.Name + " stopped while it was reverted"
 	}
-	if s.Index == 0 {
+	switch {
+	case s.Index == 0 && s.Path == "":
+		return text + ", and its file is gone"
+	case s.Index == 0:
 		return text
-	}
-	if s.Index > s.Total {
+	case s.Index > s.Total:
 		text += fmt.Sprintf(", with all of its %d statements done", s.Total)
-	} else {
+	default:
 		text += fmt.Sprintf(", at statement %d of %d", s.Index, s.Total)
 	}
 	switch {
@@ -160,21 +164,19 @@ type Way struct {
 // Ways are the ways in which the migration can be settled, the likeliest first.
 func (s Stop) Ways() []Way {
 	var ways []Way
-	knex, up := s.Index == 0, s.Direction == Up
-	if !knex && s.Path != "" {
-		if s.Changed == 0 {
-			ways = append(ways, Way{Continue, "--continue", fmt.Sprintf("goes on with statement %d", s.Index)})
-		}
+	switch knex := s.Index == 0; {
+	case s.Path == "":
+	case knex:
+		ways = append(ways, Way{Redo, "--redo", "runs it again from its beginning"})
+	case s.Changed == 0:
+		ways = append(ways, Way{Continue, "--continue", fmt.Sprintf("goes on with statement %d", s.Index)})
+		fallthrough
+	default:
 		ways = append(ways, Way{Redo, "--redo", "begins again with statement 1"})
 	}
-	// About a Knex migration nothing is recorded that Knex's table contradicts.
-	if !knex || !up {
-		ways = append(ways, Way{MarkApplied, "--mark-applied", "records that all of it is there"})
-	}
-	if !knex || up {
-		ways = append(ways, Way{MarkReverted, "--mark-reverted", "records that nothing of it is there"})
-	}
-	return ways
+	return append(ways,
+		Way{MarkApplied, "--mark-applied", "records that all of it is there"},
+		Way{MarkReverted, "--mark-reverted", "records that nothing of it is there"})
 }
 
 // quoteWord writes a word for a shell.
@@ -217,16 +219,17 @@ func planSettlement(set *Set, standing Standing, opts PlanOptions) (Plan, error)
 		if opts.Settle == MarkReverted {
 			plan.Direction = Down
 		}
-		// Where Knex's table and what is to be said of it contradict each other,
-		// its word counts.
-		if KnexName(r.Name) && r.InKnex != (plan.Direction == Up) {
-			missing, hint := "does not have it", "add its row to Knex's table, and it is applied"
-			if r.InKnex {
-				missing, hint = "has it", "delete its row from Knex's table, and it is reverted"
-			}
-			return refuse(ReasonNeedsKnex, hint, "%s is Knex's, and Knex's table %s", r.Name, missing)
-		}
 		marked := &Migration{Name: r.Name, Version: r.Name, Kind: SQL}
+		if KnexName(r.Name) {
+			marked.Kind = Knex
+			// Its own table has to say the same.
+			if r.InKnex != (plan.Direction == Up) && !opts.Knex {
+				return refuse(ReasonNeedsKnex, "change that row by hand", "%s is to be recorded by Knex, which is not to be had here", r.Name)
+			}
+			if standing.KnexLocked {
+				return Plan{}, refuseKnexLock()
+			}
+		}
 		if m != nil {
 			*marked = *m
 		}
@@ -242,13 +245,13 @@ func planSettlement(set *Set, standing Standing, opts PlanOptions) (Plan, error)
 	}
 
 	switch {
-	case KnexName(r.Name):
-		return refuse(ReasonNeedsKnex, "finish or undo it by hand, then: --mark-applied or --mark-reverted",
-			"%s is Knex's, which cannot begin in the middle of a migration", r.Name)
+	case KnexName(r.Name) && opts.Settle == Continue:
+		return refuse(ReasonPartial, "undo by hand what it has done, then: --redo; or finish or undo it by hand, then: --mark-applied or --mark-reverted",
+			"%s is Knex's, which runs a migration from its beginning and cannot go on in its middle", r.Name)
 	case m == nil:
 		return refuse(ReasonMissing, "bring the file back; or finish or undo it by hand, then: --mark-applied or --mark-reverted",
 			"%s began and did not end, and is not among the files", r.Name)
-	case m.Section(plan.Direction) == nil:
+	case m.Kind == SQL && m.Section(plan.Direction) == nil:
 		return refuse(ReasonNoDown, "bring it back; or finish or undo it by hand, then: --mark-applied or --mark-reverted",
 			"%s began to be reverted, and has no down section any more", r.Name)
 	}

@@ -43,12 +43,15 @@ func TestSettle(t *testing.T) {
 		{"continue without a down", partial("4_d.sql", skein.Reverting, false), skein.Continue, "", skein.ReasonNoDown},
 		{"continue beside Knex", locked, skein.Continue, "", skein.ReasonKnexLocked},
 		{"a record beside Knex", locked, skein.MarkReverted, "recorded down of 2_b.sql (sum of 2_b.sql), batch 7", ""},
-		{"continue a Knex migration", partial("3_c.js", skein.Applying, false), skein.Continue, "", skein.ReasonNeedsKnex},
-		{"redo a Knex migration", partial("3_c.js", skein.Applying, false), skein.Redo, "", skein.ReasonNeedsKnex},
-		{"applied, and not in Knex's table", partial("3_c.js", skein.Applying, false), skein.MarkApplied, "", skein.ReasonNeedsKnex},
+		{"continue a Knex migration", partial("3_c.js", skein.Applying, false), skein.Continue, "", skein.ReasonPartial},
+		{"redo a Knex migration", partial("3_c.js", skein.Applying, false), skein.Redo, "up of 3_c.js from 0, batch 7", ""},
+		{"redo a Knex migration's down", partial("3_c.js", skein.Reverting, true), skein.Redo, "down of 3_c.js from 0, batch 7", ""},
+		{"redo a Knex migration without its file", partial("9_z.js", skein.Applying, false), skein.Redo, "", skein.ReasonMissing},
+		{"applied, and not in Knex's table", partial("3_c.js", skein.Applying, false), skein.MarkApplied, "recorded up of 3_c.js (sum of 3_c.js), batch 7", ""},
+		{"applied in Knex's table, without the file", partial("9_z.js", skein.Applying, false), skein.MarkApplied, "recorded up of 9_z.js (recorded), batch 7", ""},
 		{"reverted, and not in Knex's table", partial("3_c.js", skein.Applying, false), skein.MarkReverted, "recorded down of 3_c.js (sum of 3_c.js), batch 7", ""},
 		{"applied, and in Knex's table", partial("3_c.js", skein.Reverting, true), skein.MarkApplied, "recorded up of 3_c.js (recorded), batch 7", ""},
-		{"reverted, and in Knex's table", partial("3_c.js", skein.Reverting, true), skein.MarkReverted, "", skein.ReasonNeedsKnex},
+		{"reverted, and in Knex's table", partial("3_c.js", skein.Reverting, true), skein.MarkReverted, "recorded down of 3_c.js (recorded), batch 7", ""},
 		{"no settlement", up, "give up", "", skein.ReasonPartial},
 	}
 	set := migrations(t, "1_a.sql", "2_b.sql", "3_c.js", "4_d.sql!")
@@ -98,11 +101,24 @@ func TestStopWays(t *testing.T) {
 		{"as it was", skein.Stop{Direction: skein.Up, Index: 2, Total: 3, Path: "m/1"}, "--continue --redo --mark-applied --mark-reverted"},
 		{"changed", skein.Stop{Direction: skein.Up, Index: 2, Total: 3, Path: "m/1", Changed: 1}, "--redo --mark-applied --mark-reverted"},
 		{"no file", skein.Stop{Direction: skein.Down, Index: 2, Total: 3}, "--mark-applied --mark-reverted"},
-		{"Knex's up", skein.Stop{Direction: skein.Up}, "--mark-reverted"},
-		{"Knex's down", skein.Stop{Direction: skein.Down}, "--mark-applied"},
+		{"Knex's", skein.Stop{Direction: skein.Up, Path: "m/1"}, "--redo --mark-applied --mark-reverted"},
+		{"Knex's, no file", skein.Stop{Direction: skein.Down}, "--mark-applied --mark-reverted"},
 	} {
 		if got := flags(test.stop); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+// Without a Knex its table cannot be made to say what is to be recorded.
+func TestSettleWithoutKnex(t *testing.T) {
+	set := migrations(t, "3_c.js")
+	for _, settle := range []skein.Settlement{skein.Redo, skein.MarkApplied, skein.MarkReverted} {
+		record := skein.Record{Name: "3_c.js", State: skein.Applying, Batch: 1, Total: 1}
+		_, err := skein.MakePlan(set, skein.History{Records: []skein.Record{record}}, skein.PlanOptions{Settle: settle})
+		refused, ok := errors.AsType[*skein.RefusedError](err)
+		if needs := settle != skein.MarkReverted; ok != needs || needs && refused.Reason != skein.ReasonNeedsKnex {
+			t.Errorf("%s: %v", settle, err)
 		}
 	}
 }

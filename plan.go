@@ -157,7 +157,8 @@ type PlanOptions struct {
 	// Everything reverts all that is applied, and not just the last batch.
 	Everything bool
 	// Baseline names a migration up to which all are recorded as applied
-	// without being run, on a tenant whose history is empty.
+	// without being run, on a tenant whose history is empty. Where all of these
+	// are applied already there is nothing to do.
 	Baseline string
 	// Settle says what is to be done about a migration that began and did not
 	// end, and that nothing else is: all but Policy and Knex is ignored then.
@@ -236,7 +237,7 @@ func makePlan(set *Set, history History, opts PlanOptions) (Plan, error) {
 		}
 	}
 	if opts.Baseline != "" {
-		return planBaseline(set, history, opts)
+		return planBaseline(set, history, standing, opts)
 	}
 	if opts.Direction == Down {
 		return planDown(set, history, standing, opts)
@@ -438,28 +439,31 @@ func planDown(set *Set, history History, standing Standing, opts PlanOptions) (P
 	return plan, nil
 }
 
-func planBaseline(set *Set, history History, opts PlanOptions) (Plan, error) {
+func planBaseline(set *Set, history History, standing Standing, opts PlanOptions) (Plan, error) {
 	_, last, err := set.Resolve(opts.Baseline)
 	if err != nil {
 		return Plan{}, &RefusedError{Reason: ReasonUnknownName, Msg: err.Error()}
 	}
-	if len(history.Records) > 0 {
+	plan := Plan{Direction: Up, RecordOnly: true, Batch: 1, Steps: set.all[:last+1]}
+	lacks := slices.DeleteFunc(slices.Clone(standing.Pending), func(m *Migration) bool { return !slices.Contains(plan.Steps, m) })
+	switch {
+	case len(lacks) == 0:
+		return Plan{Direction: Up}, nil
+	case len(history.Records) > 0 && !slices.ContainsFunc(history.KnexOpen, Record.noted): // or it is that of a baseline which did not end
 		recorded := recordNames(history.Records)
 		return Plan{}, &RefusedError{
 			Reason: ReasonNotEmpty, Names: recorded,
 			Msg:  fmt.Sprintf("a baseline is for a tenant without a history, and this one has %d migrations, the last %s", len(recorded), recorded[len(recorded)-1]),
 			hint: "leave --baseline out: what this tenant lacks is known",
 		}
-	}
-	plan := Plan{Direction: Up, RecordOnly: true, Batch: 1, Steps: set.all[:last+1]}
-	if knex := knexNames(plan.Steps); len(knex) > 0 {
+	case !opts.Knex && len(knexNames(plan.Steps)) > 0:
+		knex := knexNames(plan.Steps)
 		return Plan{}, &RefusedError{
 			Reason: ReasonNeedsKnex, Names: knex,
-			Msg:  fmt.Sprintf("a baseline records nothing for Knex, whose own table says what has run: %s", list(knex)),
+			Msg:  fmt.Sprintf("to be recorded by Knex, which is not to be had here: %s", list(knex)),
 			hint: "write the rows of knex_migrations with Knex, or by hand",
 		}
-	}
-	if history.KnexLocked {
+	case standing.KnexLocked:
 		return Plan{}, refuseKnexLock()
 	}
 	return plan, nil

@@ -86,13 +86,15 @@ func TestMakePlanUp(t *testing.T) {
 		{name: "partial", history: history("1:1_a.sql", "2:2_b.sql?"), refused: skein.ReasonPartial, about: []string{"2_b.sql"}},
 		{name: "knex pending", set: []string{"1_a.sql", "2_b.js"}, refused: skein.ReasonNeedsKnex, about: []string{"2_b.js"}},
 		{name: "knex pending, and a runner", set: []string{"1_a.sql", "2_b.js"}, opts: skein.PlanOptions{Knex: true}, want: []string{"1_a.sql", "2_b.js"}, batch: 1},
-		{name: "knex in a baseline", set: []string{"1_a.js"}, opts: skein.PlanOptions{Knex: true, Baseline: "1"}, refused: skein.ReasonNeedsKnex, about: []string{"1_a.js"}},
+		{name: "knex in a baseline", set: []string{"1_a.js"}, opts: skein.PlanOptions{Knex: true, Baseline: "1"}, want: []string{"1_a.js"}, batch: 1},
+		{name: "a baseline without knex", set: []string{"1_a.js"}, opts: skein.PlanOptions{Baseline: "1"}, refused: skein.ReasonNeedsKnex, about: []string{"1_a.js"}},
 		{name: "knex locked by a dead Skein", set: []string{"1_a.js"}, history: skein.History{KnexLocked: true, KnexOpen: history("1:1_a.js?").Records}, opts: skein.PlanOptions{Knex: true}, want: []string{"1_a.js"}, batch: 1},
 		{name: "knex applied", set: []string{"1_a.js", "2_b.sql"}, history: history("1:1_a.js"), want: []string{"2_b.sql"}, batch: 2},
 		{name: "knex locked", history: skein.History{KnexLocked: true}, refused: skein.ReasonKnexLocked},
 		{name: "knex locked, nothing to do", history: skein.History{Records: history("1:1_a.sql", "1:2_b.sql", "1:3_c.sql").Records, KnexLocked: true}, batch: 2},
 		{name: "no files", set: []string{}, batch: 1},
 		{name: "baseline", opts: skein.PlanOptions{Baseline: "2"}, want: []string{"1_a.sql", "2_b.sql"}, batch: 1},
+		{name: "baseline that is there", history: history("1:1_a.sql", "1:2_b.sql", "2:3_c.sql"), opts: skein.PlanOptions{Baseline: "2"}},
 		{name: "baseline with a history", history: history("1:1_a.sql"), opts: skein.PlanOptions{Baseline: "2"}, refused: skein.ReasonNotEmpty, about: []string{"1_a.sql"}},
 	}
 	for _, tt := range tests {
@@ -115,7 +117,7 @@ func TestMakePlanUp(t *testing.T) {
 			if (len(plan.Warnings) > 0) != tt.warn {
 				t.Errorf("warnings are %q, want any: %t", plan.Warnings, tt.warn)
 			}
-			if plan.RecordOnly != (tt.opts.Baseline != "") {
+			if plan.RecordOnly != (tt.opts.Baseline != "" && len(tt.want) > 0) {
 				t.Errorf("RecordOnly is %t", plan.RecordOnly)
 			}
 		})

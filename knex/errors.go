@@ -71,6 +71,9 @@ func (a *attempt) fail(m *message) error {
 		return fmt.Errorf("%w (Knex says: %s)", skein.ErrKnexLocked, e.Message)
 	}
 	err := a.cause(m)
+	if a.knex.RecordOnly {
+		return err
+	}
 	step := -1
 	for i, f := range a.request.Files {
 		if e.File == f.Path {

@@ -23,6 +23,7 @@ type childJob struct {
 	Target   skein.Target
 	Password string
 	Down     bool
+	Baseline string
 }
 
 // TestChild is not a test of its own: it is what TestSkeinKilled starts.
@@ -36,7 +37,7 @@ func TestChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	job.Target.Password = secret.New(job.Password)
-	opts := skein.PlanOptions{}
+	opts := skein.PlanOptions{Baseline: job.Baseline}
 	if job.Down {
 		opts.Direction = skein.Down
 	}
@@ -44,11 +45,11 @@ func TestChild(t *testing.T) {
 	p.migrate(p.runner(nil), job.Target, opts)
 }
 
-func (p *project) child(n *tenant, down bool) *exec.Cmd {
+func (p *project) child(n *tenant, job childJob) *exec.Cmd {
 	p.t.Helper()
-	target := n.Target
-	target.Password = secret.Secret{}
-	text, err := json.Marshal(childJob{Dir: p.dir, Target: target, Password: n.Password.Reveal(), Down: down})
+	job.Dir, job.Target, job.Password = p.dir, n.Target, n.Password.Reveal()
+	job.Target.Password = secret.Secret{}
+	text, err := json.Marshal(job)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -90,7 +91,7 @@ func TestSkeinKilled(t *testing.T) {
 				if tt.down {
 					p.mustMigrate(r, n.Target, skein.PlanOptions{})
 				}
-				killWhen(t, p.child(n, tt.down), filepath.Join(p.dir, "hanging"))
+				killWhen(t, p.child(n, childJob{Down: tt.down}), filepath.Join(p.dir, "hanging"))
 				wantGone(t, filepath.Join(p.dir, "hanging"))
 
 				direction := skein.Up

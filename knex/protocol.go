@@ -33,6 +33,7 @@ type runMessage struct {
 	Server    string        `json:"server"` // skein.Target.Server
 	Target    targetMessage `json:"target"`
 	Direction string        `json:"direction"`
+	Record    bool          `json:"record"` // the files are not loaded, and there is no begin, start and end
 	Files     []fileMessage `json:"files"`
 	Table     string        `json:"table"`
 	Settings  string        `json:"settings"` // SQL for each new session
@@ -58,7 +59,7 @@ type targetMessage struct {
 
 type fileMessage struct {
 	Name string `json:"name"`
-	Path string `json:"path"` // absolute, without links
+	Path string `json:"path"` // absolute, without links; empty where the file is not loaded
 }
 
 // A stopMessage answers a begin that may not be.

@@ -26,18 +26,21 @@ type attempt struct {
 	began      []time.Time
 	at         int      // the step under way, -1 between steps
 	sessions   []string // at the server
-	touched    bool     // Begin was called
+	touched    bool     // Begin was called, or what runs needs none
 	refusal    error    // what Begin returned
 	keep       bool     // the worker can go on with another tenant
 	raced      bool     // Knex's own tables were made by someone else at the same time
 }
 
 func (r *Runner) newAttempt(target skein.Target, run skein.KnexRun) (*attempt, error) {
+	if run.RecordOnly {
+		run.Output = func(*skein.Migration, string) {}
+	}
 	a := &attempt{
 		target: target, knex: run, timeout: r.opts.Timeout, at: -1,
 		steps: make([]skein.KnexStep, len(run.Steps)), began: make([]time.Time, len(run.Steps)),
 		request: runMessage{
-			Type: "run", Engine: target.Engine, Server: target.Server(), Direction: string(run.Direction), Table: r.opts.Table,
+			Type: "run", Engine: target.Engine, Server: target.Server(), Direction: string(run.Direction), Record: run.RecordOnly, Table: r.opts.Table,
 			Settings: sessionSettings(target.Engine, r.opts.LockTimeout, r.opts.StatementTimeout),
 			Target: targetMessage{
 				Host: cmp.Or(target.Host, "localhost"), Port: cmp.Or(target.Port, skein.DefaultPort(target.Engine)),
@@ -60,7 +63,12 @@ func (r *Runner) newAttempt(target skein.Target, run skein.KnexRun) (*attempt, e
 		}
 		a.request.Target.Database = path
 	}
+	a.touched = run.RecordOnly
 	for _, m := range run.Steps {
+		if run.RecordOnly {
+			a.request.Files = append(a.request.Files, fileMessage{Name: m.Name})
+			continue
+		}
 		file, err := locate(m)
 		if err != nil {
 			return nil, err
@@ -297,7 +305,10 @@ func (a *attempt) terminate(ctx context.Context) error {
 }
 
 func (a *attempt) tooLong() error {
-	if a.at < 0 {
+	switch {
+	case a.knex.RecordOnly:
+		return fmt.Errorf("recording the migrations in Knex's table took longer than %s", loadTimeout)
+	case a.at < 0:
 		return fmt.Errorf("loading the migrations took longer than %s", loadTimeout)
 	}
 	return a.statementError(a.at, &timeoutError{limit: a.timeout})

@@ -454,7 +454,8 @@ async function run(request) {
   try {
     const config = await tenantConfig(request);
     const steps = [];
-    for (const file of request.files) steps.push({ name: file.name, content: await load(file) });
+    for (const file of request.files) steps.push({ name: file.name, content: request.record ? nothing : await load(file) });
+    if (request.record) config.migrations = withoutHooks(config.migrations);
     // MySQL commits what changes the schema by itself, so that there each
     // migration has to be noted before it begins.
     const atomic = request.engine !== 'mysql' && !config.migrations.disableTransactions && request.direction === 'up' && steps.every((s) => ownTransaction(s.content, false));
@@ -462,7 +463,7 @@ async function run(request) {
     knex = project.knex(config); // which loads the driver
     watch(knex, t);
     remember();
-    if (atomic) await ask({ t: 'begin', atomic: true });
+    if (atomic && !request.record) await ask({ t: 'begin', atomic: true });
     const source = new Source(steps, request, config, t);
     const options = { ...config.migrations, migrationSource: source, disableMigrationsListValidation: true };
     const [, names] = request.direction === 'up' ? await knex.migrate.latest(options) : await knex.migrate.rollback(options, true);
@@ -476,6 +477,15 @@ async function run(request) {
   tenant = undefined;
   markOutput('-');
   send({ ...answer, steps: t.at, begun: t.begun, completed: t.completed, left, memory: process.memoryUsage().rss });
+}
+
+// nothing is what a migration does that is to be recorded alone.
+const nothing = { up: async () => {}, down: async () => {} };
+
+// withoutHooks is the configuration for recording migrations, all in one
+// transaction: what the project does before and after each is not done.
+function withoutHooks({ beforeAll, beforeEach, afterEach, afterAll, disableTransactions, ...migrations }) {
+  return migrations;
 }
 
 async function load(file) {
@@ -500,6 +510,10 @@ class Source {
     this.contents = new Map();
     steps.forEach((step, i) => {
       const { content } = step;
+      if (content === nothing) {
+        this.contents.set(step, content);
+        return;
+      }
       const wrapped = { config: content.config };
       for (const side of ['up', 'down']) {
         if (typeof content[side] === 'function') {

@@ -61,9 +61,10 @@ again does only what is not done yet.
 
 A migration that could not be one transaction and broke in its middle is recorded
 as partial, and nothing else runs in its tenant until it is settled: --continue
-goes on with the statement that failed, --redo begins with the first, and
---mark-applied and --mark-reverted record what somebody has done by hand. Other
-migrations are not run by these.
+goes on with the statement that failed (not in a Knex migration, which only Knex
+can run, and as a whole), --redo begins with the first, and --mark-applied and
+--mark-reverted record what somebody has done by hand. Other migrations are not
+run by these.
 
 An interrupt (Ctrl-C) lets the migrations that have begun end and begins no
 others; a second one leaves at once.
