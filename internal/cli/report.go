@@ -34,6 +34,10 @@ func noNextStep(failures) (command, caution string) { return "", "" }
 // others are counted.
 const maxFailures = 1000
 
+// maxAlike bounds the failures with the same reason that are told while a run
+// goes on.
+const maxAlike = 20
+
 // failures are the tenants that failed, the first of them by slug kept for the
 // end of a run.
 type failures struct {
@@ -85,6 +89,7 @@ type textReport struct {
 	ok       int
 	same     int // of ok, those with nothing to do
 	failures failures
+	alike    map[string]int     // failures that were told, by what they say
 	running  map[string]running // by tenant id
 	paused   map[string]pause   // likewise, those that are tried again later
 }
@@ -97,8 +102,8 @@ type running struct {
 func newTextReport(a *app, done string, total int) *textReport {
 	r := &textReport{
 		app: a, done: done, total: total,
-		each:    a.verbose || total == 1,
-		running: make(map[string]running), paused: make(map[string]pause),
+		each:  a.verbose || total == 1,
+		alike: make(map[string]int), running: make(map[string]running), paused: make(map[string]pause),
 	}
 	return r
 }
@@ -232,7 +237,19 @@ func (r *textReport) note(e skein.Event) string {
 			if _, down := errors.AsType[*skein.ServerDownError](res.Err); down && r.total > 1 {
 				return "" // the server's own line said it for all of them
 			}
-			return fmt.Sprintf("%s %s  %s", term.OnErr(ui.Red, "✗"), term.OnErr(ui.Bold, slug), ui.Printable(oneLine(res.Err)))
+			why := oneLine(res.Err)
+			if len(r.alike) < maxFailures {
+				r.alike[why]++
+			}
+			told := r.alike[why]
+			if told > maxAlike {
+				return "" // the end tells them together
+			}
+			line := fmt.Sprintf("%s %s  %s", term.OnErr(ui.Red, "✗"), term.OnErr(ui.Bold, slug), ui.Printable(why))
+			if told == maxAlike {
+				line += "\n  " + term.OnErr(ui.Dim, "others that fail for the same reason are told at the end")
+			}
+			return line
 		}
 		r.ok++
 		var lines []string
