@@ -7,7 +7,7 @@ type EventType string
 
 // The events of a run, in the order in which a tenant meets them.
 const (
-	TenantStarted    EventType = "tenant_started"
+	TenantStarted    EventType = "tenant_started" // not of one that is not connected to
 	MigrationStarted EventType = "migration_started"
 	MigrationOutput  EventType = "migration_output" // a line that a Knex migration printed
 	MigrationEnded   EventType = "migration_ended"

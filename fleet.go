@@ -170,9 +170,9 @@ type Work func(context.Context, *Migrator, Session, Tenant) Result
 
 // Each does the same work in each tenant, in parallel within the fleet's
 // bounds, and reports each as a TenantEnded event. Every tenant is connected to.
-// Tenants are read as they are
-// needed. Work that met trouble which may go away is done again, twice at most:
-// it is for looking at tenants, and whoever looks wants an answer soon.
+// Tenants are read as they are needed. Work that met trouble which may go away is
+// done again, twice at most: it is for looking at tenants, and whoever looks wants
+// an answer soon.
 func (f *Fleet) Each(ctx context.Context, tenants iter.Seq2[Tenant, error], work Work) (Summary, error) {
 	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), func(ctx context.Context, m *Migrator, s Session, t *task) Result {
 		return work(ctx, m, s, t.tenant)
@@ -224,6 +224,15 @@ func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retr
 		mu.Unlock()
 		f.opts.Listener(Event{Type: TenantEnded, Time: time.Now(), Tenant: t.tenant, Result: &r})
 	}
+	ended := func(t *task, connected bool) {
+		again, events := q.ended(t, connected)
+		for _, e := range events {
+			f.opts.Listener(e)
+		}
+		if !again {
+			report(t)
+		}
+	}
 	var workers sync.WaitGroup
 	for range f.opts.Parallel {
 		workers.Go(func() {
@@ -237,22 +246,18 @@ func (f *Fleet) each(ctx context.Context, tenants iter.Seq2[Tenant, error], retr
 				server = t.tenant.Target.Server()
 				if t.toLookAt() {
 					batch := t.batch
-					seen := w.look(ctx, look, batch)
-					q.lookedAt(batch)
+					seen, tried := w.look(ctx, look, batch)
+					q.lookedAt(batch, tried)
 					for _, t := range seen {
 						report(t)
+					}
+					if tried {
+						ended(t, false)
 					}
 					continue
 				}
 				t.looked = true
-				connected := w.try(ctx, t, work)
-				again, events := q.ended(t, connected)
-				for _, e := range events {
-					f.opts.Listener(e)
-				}
-				if !again {
-					report(t)
-				}
+				ended(t, w.try(ctx, t, work))
 			}
 		})
 	}

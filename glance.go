@@ -2,6 +2,8 @@ package skein
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"sync"
 	"time"
@@ -57,6 +59,9 @@ const (
 	// maxLessons bounds the tenants of a batch that are connected to in order to
 	// learn what their fingerprint means.
 	maxLessons = 3
+	// glanceTimeout bounds looking at a batch: one tenant whose history cannot be
+	// read just now, since somebody has its table locked, is not to keep all others.
+	glanceTimeout = 30 * time.Second
 )
 
 // A judge says what comes of a tenant with a history in a run, and whether that
@@ -99,6 +104,7 @@ type lookout struct {
 	known map[string]verdict // by engine and fingerprint
 	begun map[string]bool    // the engines of which there is the first verdict
 	blind map[string]bool    // the keys of vantages from which nothing can be seen
+	told  map[string]bool    // the servers of which this was told
 }
 
 // A verdict is about all tenants with the same fingerprint.
@@ -113,7 +119,7 @@ func (f *Fleet) lookout(j judge) *lookout {
 	if j == nil || f.opts.FullCheck {
 		return nil
 	}
-	return &lookout{judge: j, known: make(map[string]verdict), begun: make(map[string]bool), blind: make(map[string]bool)}
+	return &lookout{judge: j, known: make(map[string]verdict), begun: make(map[string]bool), blind: make(map[string]bool), told: make(map[string]bool)}
 }
 
 // vantage notes in a task from where its tenant can be looked at.
@@ -134,12 +140,12 @@ func (f *Fleet) vantage(t *task) {
 }
 
 // blinded notes that nothing can be seen from a vantage, and says whether that
-// is new.
-func (l *lookout) blinded(key string) bool {
+// is to be told: of each server it is told once.
+func (l *lookout) blinded(key, server string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	was := l.blind[key]
-	l.blind[key] = true
+	was := l.told[server]
+	l.blind[key], l.told[server] = true, true
 	return !was
 }
 
@@ -190,30 +196,37 @@ func (l *lookout) learn(m *Migrator, history History) verdict {
 
 // look looks at tenants with the same vantage, and returns those that need no
 // more than that, with what came of them noted. All others are marked as looked
-// at but, where the first could not be connected to as itself, the rest: that
-// may be the first one's own trouble.
-func (w *worker) look(ctx context.Context, l *lookout, batch []*task) (seen []*task) {
+// at. Only where the first one could not be connected to as itself, it was tried
+// with that, which is noted, and the rest is to be looked at without it: that may
+// be the first one's own trouble.
+func (w *worker) look(ctx context.Context, l *lookout, batch []*task) (seen []*task, tried bool) {
 	first := batch[0]
 	if l.isBlind(first.key) {
 		mark(batch)
-		return nil
+		return nil, false
 	}
 	m, err := w.prepare(first.tenant)
 	if err != nil {
 		mark(batch)
-		return nil
+		return nil, false
 	}
 	glimpses, err := w.glimpses(ctx, m, batch)
 	if err != nil {
-		if first.lent && ctx.Err() == nil && l.blinded(first.key) {
-			w.fleet.opts.Listener(Event{Type: ServerUnasked, Time: time.Now(), Server: first.tenant.Target.Server(), Err: err})
-		}
-		if w.session == nil && !first.lent {
-			batch = batch[:1]
-		}
+		connected := w.session != nil
 		w.hangUp()
+		if !connected && !first.lent && ctx.Err() == nil {
+			first.looked = true
+			w.fleet.opts.Listener(Event{Type: TenantStarted, Time: first.started, Tenant: first.tenant})
+			first.note(unreachable(first.tenant, err))
+			return nil, true
+		}
 		mark(batch)
-		return nil
+		// What may pass is no reason to look no more.
+		lasts := first.lent && ctx.Err() == nil && !(connected && (passes(ErrorClass(err)) || errors.Is(err, context.DeadlineExceeded)))
+		if server := first.tenant.Target.Server(); lasts && l.blinded(first.key, server) {
+			w.fleet.opts.Listener(Event{Type: ServerUnasked, Time: time.Now(), Server: server, Err: err})
+		}
+		return nil, false
 	}
 	mark(batch)
 	lessons := 0
@@ -225,7 +238,7 @@ func (w *worker) look(ctx context.Context, l *lookout, batch []*task) (seen []*t
 	if w.key == "" {
 		w.hangUp()
 	}
-	return seen
+	return seen, false
 }
 
 func mark(batch []*task) {
@@ -234,15 +247,31 @@ func mark(batch []*task) {
 	}
 }
 
+// glimpses are those of a batch. After an error the worker has a session if the
+// vantage could be connected to.
 func (w *worker) glimpses(ctx context.Context, m *Migrator, batch []*task) ([]Glimpse, error) {
-	if _, err := w.connect(ctx, m.engine, batch[0].from); err != nil {
-		return nil, err
-	}
 	targets := make([]Target, len(batch))
 	for i, t := range batch {
 		targets[i] = t.tenant.Target
 	}
-	return m.engine.(Glancer).Glance(ctx, w.session, targets)
+	for {
+		reused, err := w.connect(ctx, m.engine, batch[0].from)
+		if err != nil {
+			return nil, err
+		}
+		w.served += len(batch) - 1
+		within, cancel := context.WithTimeout(ctx, glanceTimeout)
+		glimpses, err := m.engine.(Glancer).Glance(within, w.session, targets)
+		if err != nil && within.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("no answer within %s: %w", glanceTimeout, within.Err())
+		}
+		cancel()
+		if lost(err) && reused {
+			w.hangUp() // it may have ended while it was not used
+			continue
+		}
+		return glimpses, err
+	}
 }
 
 // conclude notes what comes of a tenant, if its glimpse is enough to tell. A
@@ -263,26 +292,31 @@ func (w *worker) conclude(ctx context.Context, l *lookout, m *Migrator, t *task,
 	}
 	t.behind = true
 	v, known := l.verdict(m, g.Fingerprint)
-	source := FromFingerprint
 	if !known {
-		if *lessons == maxLessons || ctx.Err() != nil {
+		if *lessons == maxLessons || ctx.Err() != nil || w.fleet.stopped() {
 			return false
 		}
 		*lessons++
+		// A lock of Knex's is this tenant's alone, and not in the fingerprint.
 		history, err := w.lesson(ctx, m, t)
-		if err != nil || history.Fingerprint() != g.Fingerprint {
+		if err != nil || history.Fingerprint() != g.Fingerprint || history.KnexLocked {
 			return false // it is connected to once more, and reported as any other
 		}
-		v, source = l.learn(m, history), FromConnection
+		if v = l.learn(m, history); v.enough {
+			t.note(Result{Tenant: t.tenant, Standing: v.standing, Plan: v.plan, Source: FromConnection, History: history})
+		}
+		return v.enough
 	}
 	if v.enough {
-		t.note(Result{Tenant: t.tenant, Standing: v.standing, Plan: v.plan, Source: source})
+		t.note(Result{Tenant: t.tenant, Standing: v.standing, Plan: v.plan, Source: FromFingerprint})
 	}
 	return v.enough
 }
 
 // lesson reads a tenant's own history.
 func (w *worker) lesson(ctx context.Context, m *Migrator, t *task) (History, error) {
+	ctx, cancel := context.WithTimeout(ctx, glanceTimeout)
+	defer cancel()
 	if _, err := w.connect(ctx, m.engine, t.tenant.Target); err != nil {
 		return History{}, err
 	}
@@ -291,6 +325,16 @@ func (w *worker) lesson(ctx context.Context, m *Migrator, t *task) (History, err
 		w.hangUp()
 	}
 	return history, err
+}
+
+// stopped says whether the run was asked to stop.
+func (f *Fleet) stopped() bool {
+	select {
+	case <-f.opts.Stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // keep makes up for a fingerprint that is missing or not that of the history,

@@ -157,15 +157,16 @@ func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, 
 		r = m.Inspect(ctx, session, tenant, opts)
 	}
 	opts.Knex = m.knex != nil
-	// A migration that began and did not end, and a lock of Knex's, may be those
-	// of someone who is at it right now: under the lock it is known.
-	underWay := refusedFor(r.Err, ReasonPartial) || refusedFor(r.Err, ReasonKnexLocked) || len(r.History.KnexOpen) > 0 || behind && r.Err == nil
+	underWay := behind && r.Err == nil || unsettled(r)
 	if !underWay && (r.Err != nil || len(r.Plan.Steps) == 0) {
 		return r
 	}
 	history, err := m.lock(ctx, session, stop)
 	if _, locked := errors.AsType[*LockedError](err); locked && behind {
-		r = m.Assess(ctx, session, tenant, opts.Policy)
+		r = m.Inspect(ctx, session, tenant, opts)
+		if !unsettled(r) && (r.Err != nil || len(r.Plan.Steps) == 0) {
+			return r // it needs no lock after all
+		}
 	}
 	if err != nil {
 		r.Err = err
@@ -220,6 +221,13 @@ func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, 
 		}
 		underWay = true
 	}
+}
+
+// unsettled says whether what was read may be the middle of something: a
+// migration that began and did not end, and a lock of Knex's, may be those of
+// someone who is at it right now. Under the lock it is known.
+func unsettled(r Result) bool {
+	return refusedFor(r.Err, ReasonPartial) || refusedFor(r.Err, ReasonKnexLocked) || len(r.History.KnexOpen) > 0
 }
 
 // lock takes the tenant's lock. A run that is asked to stop does not go on

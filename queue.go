@@ -83,6 +83,7 @@ type queue struct {
 	order   []*serverQueue // the servers, to go around them in turn
 	turn    int
 	waiting int // tasks in all servers' queues
+	looking int // tasks that are being looked at together, and may come back
 	closed  bool
 	stopped bool // hands out nothing
 	ending  bool // tries nothing again
@@ -92,8 +93,9 @@ type queue struct {
 type serverQueue struct {
 	name   string
 	fresh  []*task
-	toLook int     // of fresh, those to be looked at together
-	again  []*task // to be tried again
+	toLook int            // of fresh, those to be looked at together
+	byKey  map[string]int // of those, how many have a key
+	again  []*task        // to be tried again
 	active int
 	most   int // the bound that was asked for
 	// uncounted says that the server's processors may still make it another.
@@ -137,14 +139,14 @@ func (q *queue) put(t *task) bool {
 	s := q.servers[name]
 	if s == nil {
 		bound, uncounted := q.bound(t.tenant.Target)
-		s = &serverQueue{name: name, most: bound, bound: bound, uncounted: uncounted}
+		s = &serverQueue{name: name, most: bound, bound: bound, uncounted: uncounted, byKey: make(map[string]int)}
 		q.servers[name] = s
 		q.order = append(q.order, s)
 	}
 	s.fresh = append(s.fresh, t)
 	q.waiting++
 	if t.toLookAt() {
-		if s.toLook++; s.toLook < glanceBatch && q.waiting < lookahead {
+		if s.countLook(t, 1); s.toLook < glanceBatch && q.waiting < lookahead {
 			return true // nobody takes it before there are more
 		}
 	}
@@ -155,29 +157,49 @@ func (q *queue) put(t *task) bool {
 // toLookAt says whether a task is to be looked at together with others.
 func (t *task) toLookAt() bool { return t.key != "" && !t.looked && t.down == nil && !t.probe }
 
-// takeMore takes the tasks that can be looked at together with one that was taken.
+// takeMore takes the tasks that can be looked at together with one that was
+// taken, wherever they stand in the queue.
 func (q *queue) takeMore(s *serverQueue, t *task) {
-	t.batch = []*task{t}
-	for len(s.fresh) > 0 && len(t.batch) < glanceBatch && s.fresh[0].toLookAt() && s.fresh[0].key == t.key {
-		next := s.takeFresh()
+	more := min(s.byKey[t.key], glanceBatch-1)
+	if more == 0 {
+		t.looked = true // it is as well connected to
+		return
+	}
+	t.batch = make([]*task, 1, 1+more)
+	t.batch[0] = t
+	left := s.fresh[:0]
+	for i, next := range s.fresh {
+		if len(t.batch) > more {
+			left = append(left, s.fresh[i:]...)
+			break
+		}
+		if !next.toLookAt() || next.key != t.key {
+			left = append(left, next)
+			continue
+		}
+		s.countLook(next, -1)
 		next.started, next.begun = t.started, t.started
 		t.batch = append(t.batch, next)
 	}
-	q.waiting -= len(t.batch) - 1
-	if len(t.batch) == 1 {
-		t.looked = true // it is as well connected to
-	}
+	clear(s.fresh[len(left):])
+	s.fresh = left
+	q.waiting -= more
+	q.looking += len(t.batch)
 }
 
 // lookedAt takes back the tasks of a batch that did not end with being looked
-// at. They go first.
-func (q *queue) lookedAt(batch []*task) {
+// at. They go first. The first, which the batch was taken with, is not one of
+// them if it was tried as itself: then ended takes it back.
+func (q *queue) lookedAt(batch []*task, tried bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := q.servers[batch[0].tenant.Target.Server()]
-	s.active--
-	batch[0].try--
-	batch[0].batch = nil
+	first := batch[0]
+	s := q.servers[first.tenant.Target.Server()]
+	first.batch = nil
+	if !tried {
+		s.active--
+		first.try--
+	}
 	var back []*task
 	for _, t := range batch {
 		if t.tried {
@@ -185,13 +207,25 @@ func (q *queue) lookedAt(batch []*task) {
 		}
 		t.begun = time.Time{}
 		if t.toLookAt() {
-			s.toLook++
+			s.countLook(t, 1)
 		}
 		back = append(back, t)
 	}
 	s.fresh = append(back, s.fresh...)
 	q.waiting += len(back)
+	q.looking -= len(batch)
+	if q.ending && len(back) > 0 {
+		q.stopped = true // these are what was left when the run was stopped
+	}
 	q.changed.Broadcast()
+}
+
+// countLook counts a task that is to be looked at together with others.
+func (s *serverQueue) countLook(t *task, n int) {
+	s.toLook += n
+	if s.byKey[t.key] += n; s.byKey[t.key] == 0 {
+		delete(s.byKey, t.key)
+	}
 }
 
 // next waits for a task that may be begun; one on the given server comes first,
@@ -215,7 +249,7 @@ func (q *queue) next(server string, idle func()) (*task, bool) {
 				return t, true
 			}
 		}
-		if q.closed && q.waiting == 0 {
+		if q.closed && q.waiting+q.looking == 0 {
 			return nil, false
 		}
 		if s != nil && s.bound < s.most && !idled {
@@ -312,7 +346,7 @@ func (s *serverQueue) takeFresh() *task {
 	s.fresh[0] = nil
 	s.fresh = s.fresh[1:]
 	if t.toLookAt() {
-		s.toLook--
+		s.countLook(t, -1)
 	}
 	return t
 }

@@ -1,6 +1,7 @@
 package skein
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -19,7 +20,7 @@ func (t *task) note(r Result) {
 	if t.tried {
 		r.Done = slices.Concat(t.last.Done, r.Done)
 		if r.Standing.State == StateUnreachable {
-			r.History = t.last.History
+			r.History, r.Source = t.last.History, cmp.Or(r.Source, t.last.Source)
 		}
 		if t.last.Standing.State != StateUnreachable {
 			r.Standing = t.last.Standing
