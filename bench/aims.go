@@ -1,0 +1,98 @@
+package main
+
+import (
+	"math"
+	"strings"
+)
+
+// An aim is what Skein should reach, measured in the same run.
+type aim struct {
+	what   string
+	of     func(r *record) float64
+	atMost bool // the value is to be below
+	aim    float64
+}
+
+// aims compares what was measured with what was meant to be reached.
+func aims(r *record) string {
+	var rows [][]string
+	for _, a := range allAims() {
+		v := a.of(r)
+		if math.IsNaN(v) {
+			continue
+		}
+		reached := v >= a.aim
+		word := "at least"
+		if a.atMost {
+			reached, word = v <= a.aim, "at most"
+		}
+		verdict := "no"
+		if reached {
+			verdict = "yes"
+		}
+		rows = append(rows, []string{a.what, word + " " + digits(a.aim), digits(v), verdict})
+	}
+	if len(rows) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("## Aims\n\nWhat Skein is meant to reach beside the limit and the best other tool, with eight at once.\n\n")
+	table(&b, []string{"", "aim", "measured", "reached"}, rows)
+	return b.String()
+}
+
+func allAims() []aim {
+	limit := func(fleet string, o operation, who string) func(*record) float64 {
+		return func(r *record) float64 { return ratio(r.of(who, fleet, o), r.limit(fleet, o)) }
+	}
+	best := func(fleet string, o operation, who string) func(*record) float64 {
+		return func(r *record) float64 { return ratio(r.of(who, fleet, o), r.best(fleet, o)) }
+	}
+	rate := func(fleet string, o operation, who string) func(*record) float64 {
+		return func(r *record) float64 {
+			if found := r.of(who, fleet, o); found != nil {
+				return found.rate().median
+			}
+			return math.NaN()
+		}
+	}
+	bare := func(fleet string, o operation, who, loop string) func(*record) float64 {
+		return func(r *record) float64 { return ratio(r.of(who, fleet, o), r.of(loop, fleet, o)) }
+	}
+	checked := whoFullCheck
+	return []aim{
+		{what: "PostgreSQL, nothing to do, connecting: of pgbench -C with trust", of: limit(postgres, opNothing, checked), aim: 0.70},
+		{what: "PostgreSQL, nothing to do, connecting: of the best other tool", of: best(postgres, opNothing, checked), aim: 2},
+		{what: "PostgreSQL, nothing to do, by fingerprint: seconds for 10,000 tenants", of: fingerprint, aim: 1, atMost: true},
+		{what: "Schemas, nothing to do: of the bare loop", of: limit("schemas", opNothing, whoSkein), aim: 0.55},
+		{what: "MariaDB, nothing to do, connecting: of the best other tool", of: best(mysql, opNothing, checked), aim: 12},
+		{what: "MariaDB, nothing to do, connecting: tenants/s", of: rate(mysql, opNothing, checked), aim: 3000},
+		{what: "MariaDB, nothing to do, connections kept: tenants/s", of: rate(mysql, opNothing, whoSkein), aim: 10000},
+		{what: "SQLite, nothing to do: of the bare loop", of: limit(sqlite, opNothing, checked), aim: 0.83},
+		{what: "SQLite, nothing to do: of the best other tool", of: best(sqlite, opNothing, checked), aim: 8},
+		{what: "PostgreSQL, fresh: CPU of client and server, of the bare loop's server", of: freshCPU, aim: 1.15, atMost: true},
+		{what: "PostgreSQL, fresh: of the best other tool", of: best(postgres, opFresh, whoSkein), aim: 1.5},
+		{what: "MariaDB, fresh: of the best other tool", of: best(mysql, opFresh, whoSkein), aim: 1.4},
+		{what: "SQLite, fresh: of the best other tool", of: best(sqlite, opFresh, whoSkein), aim: 2},
+		{what: "PostgreSQL, new tenants: of bare CREATE DATABASE ... TEMPLATE", of: bare(postgres, opProvision, whoSkein, whoBare), aim: 0.9},
+	}
+}
+
+// fingerprint is the time for ten thousand tenants of a server.
+func fingerprint(r *record) float64 {
+	found := r.find(rowKey{part: partCost, fleet: postgres, op: opNothing, who: whoSkein, atOnce: defaultAtOnce, size: 10000})
+	if found == nil {
+		return math.NaN()
+	}
+	return found.each().median * 10
+}
+
+// freshCPU compares all CPU time of Skein's run with that of the server alone in
+// the bare loop's.
+func freshCPU(r *record) float64 {
+	mine, bare := r.of(whoSkein, postgres, opFresh), r.of(whoBare, postgres, opFresh)
+	if mine == nil || bare == nil {
+		return math.NaN()
+	}
+	return (mine.clientCPU().median + mine.serverCPU().median) / bare.serverCPU().median
+}
