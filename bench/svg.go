@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"math"
@@ -28,7 +29,12 @@ const style = `
   .other { fill: #afb8c1; stroke: #afb8c1 }
   .limit { stroke: #cf222e; stroke-width: 1.5; stroke-dasharray: 4 3 }
   .axis { stroke: #d0d7de }
-  .line { fill: none; stroke-width: 2 }
+  .number { paint-order: stroke; stroke: #ffffff; stroke-width: 4px }
+  .one { fill: #0969da; stroke: #0969da }
+  .two { fill: #bc4c00; stroke: #bc4c00 }
+  .three { fill: #1a7f37; stroke: #1a7f37 }
+  .four { fill: #8250df; stroke: #8250df }
+  path { stroke-width: 2 }
   .gap { stroke: #ffffff; stroke-width: 2.5 }
   @media (prefers-color-scheme: dark) {
     .ground { fill: #0d1117; stroke: #3d444d }
@@ -39,6 +45,11 @@ const style = `
     .other { fill: #656c76; stroke: #656c76 }
     .limit { stroke: #f85149 }
     .axis { stroke: #3d444d }
+    .number { stroke: #0d1117 }
+    .one { fill: #4493f8; stroke: #4493f8 }
+    .two { fill: #db6d28; stroke: #db6d28 }
+    .three { fill: #3fb950; stroke: #3fb950 }
+    .four { fill: #ab7df8; stroke: #ab7df8 }
     .gap { stroke: #0d1117 }
   }
 `
@@ -83,36 +94,37 @@ func barsHeight(n int) float64 { return 46 + barHeight*float64(n) }
 // that the others can be compared.
 func (d *drawing) bars(x, y, width float64, title string, all []bar, limit float64, limitLabel string) {
 	const labels, numbers = 130, 62
-	longest := limit
+	room := width - labels - numbers
+	scale := room / limit
 	for _, b := range all {
-		if !beyond(b.value, limit) {
-			longest = max(longest, b.value)
+		if beyond(b.value, limit) {
+			scale = min(scale, 0.88*room/limit)
+		} else {
+			scale = min(scale, room/b.value)
 		}
 	}
-	scale := (width - labels - numbers) / longest
 	d.text(x, y+12, "title", title)
-	top := y + 36
+	top, at := y+36, x+labels+limit*scale
+	d.text(at, top-8, "faint end", limitLabel+" "+digits(limit))
 	for i, b := range all {
-		at := top + barHeight*float64(i)
-		long := min(b.value*scale, width-labels-numbers)
-		d.text(x+labels-6, at+10, "end", b.label)
-		d.bar(x+labels, at+1, long, barHeight-5, b.class)
+		row := top + barHeight*float64(i)
+		long := min(b.value*scale, room)
+		d.text(x+labels-6, row+10, "end", b.label)
+		d.bar(x+labels, row+1, long, barHeight-5, b.class)
 		if beyond(b.value, limit) {
 			cut := x + labels + long - 16
-			d.line(cut, at+barHeight-2, cut+6, at-1, "gap")
-			d.line(cut+5, at+barHeight-2, cut+11, at-1, "gap")
+			d.line(cut, row+barHeight-2, cut+6, row-1, "gap")
+			d.line(cut+5, row+barHeight-2, cut+11, row-1, "gap")
 		}
-		d.text(x+labels+long+5, at+10, "", digits(b.value))
 	}
-	if limit > 0 {
-		at := x + labels + limit*scale
-		d.line(at, top-4, at, top+barHeight*float64(len(all)), "limit")
-		d.text(min(at, x+width-numbers), top-8, "faint end", limitLabel+" "+digits(limit))
+	d.line(at, top-4, at, top+barHeight*float64(len(all)), "limit")
+	for i, b := range all {
+		d.text(x+labels+min(b.value*scale, room)+5, top+barHeight*float64(i)+10, "number", digits(b.value))
 	}
 }
 
 // beyond says whether a bar is broken off.
-func beyond(value, limit float64) bool { return limit > 0 && value > 2*limit }
+func beyond(value, limit float64) bool { return value > 2*limit }
 
 // A point of a line, on an axis of powers of ten.
 type point struct{ x, y float64 }
@@ -123,12 +135,11 @@ type curve struct {
 	points       []point
 }
 
-// lines draws a panel whose upper end is what the curves need, and whose lower end
-// is zero.
+// lines draws a panel that reaches from zero to what the curves need.
 func (d *drawing) lines(x, y, width, height float64, title, unit string, curves []curve) {
 	d.text(x, y+12, "title", title)
 	d.text(x, y+28, "faint", unit)
-	left, right, top, bottom := x+46, x+width-14, y+44, y+height-22
+	left, right, top, bottom := x+46, x+width-14, y+62, y+height-22
 	var xs []float64
 	highest := 0.0
 	for _, c := range curves {
@@ -159,18 +170,17 @@ func (d *drawing) lines(x, y, width, height float64, title, unit string, curves 
 	for _, v := range xs {
 		d.text(across(v), bottom+16, "faint middle", thousands(int64(v)))
 	}
-	for i, c := range curves {
+	legend := x
+	for _, c := range curves {
 		var path strings.Builder
 		for j, p := range c.points {
 			fmt.Fprintf(&path, "%s%.1f %.1f ", map[bool]string{true: "M", false: "L"}[j == 0], across(p.x), up(p.y))
 			d.bar(across(p.x)-3, up(p.y)-3, 6, 6, c.class)
 		}
-		fmt.Fprintf(&d.body, "<path d=\"%s\" class=\"%s\" style=\"fill: none; stroke-width: 2\"/>\n", strings.TrimSpace(path.String()), c.class)
-		// What belongs to which line is told where there is room for it: on top.
-		at := x + width - 14
-		row := y + 12 + 14*float64(i)
-		d.text(at-14, row, "end", c.label)
-		d.bar(at-9, row-8, 9, 9, c.class)
+		fmt.Fprintf(&d.body, "<path d=\"%s\" class=\"%s\" style=\"fill: none\"/>\n", strings.TrimSpace(path.String()), c.class)
+		d.bar(legend, y+38, 9, 9, c.class)
+		d.text(legend+13, y+46, "", c.label)
+		legend += 21 + 6*float64(len(c.label)) // about as wide as it is written
 	}
 }
 
@@ -280,15 +290,7 @@ func barsOf(r *record, fleet string, o operation) []bar {
 		}
 		all = append(all, b)
 	}
-	slices.SortStableFunc(all, func(a, b bar) int {
-		switch {
-		case a.value > b.value:
-			return -1
-		case a.value < b.value:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(all, func(a, b bar) int { return cmp.Compare(b.value, a.value) })
 	return all
 }
 
@@ -311,9 +313,12 @@ func costPlot(r *record) string {
 			if !ok {
 				i = len(all)
 				at[label] = i
-				all = append(all, curve{label: label, class: []string{"skein", "check", "other", "faint"}[i%4]})
+				all = append(all, curve{label: label, class: []string{"one", "two", "three", "four"}[i%4]})
 			}
 			all[i].points = append(all[i].points, point{float64(found.Size), value(found)})
+		}
+		for _, c := range all {
+			slices.SortFunc(c.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })
 		}
 		return all
 	}
@@ -334,7 +339,7 @@ func costPlot(r *record) string {
 	if len(panels) == 0 {
 		return ""
 	}
-	const margin, each, height = 18, 280, 220
+	const margin, each, height = 18, 280, 236
 	d := newDrawing(2*margin+each*float64(len(panels))+20*float64(len(panels)-1), height+40)
 	for i, p := range panels {
 		d.lines(margin+(each+20)*float64(i), 16, each, height, p.title, p.unit, p.curves)
