@@ -359,8 +359,8 @@ func (n *tenant) dump() string {
 	n.t.Helper()
 	switch n.Engine {
 	case skein.PostgreSQL:
-		cmd := exec.CommandContext(n.t.Context(), program(n.t, "pg_dump"), "--inserts", "--no-owner", "--exclude-table=skein_migrations",
-			"--exclude-table=skein_migrations_id_seq", n.server.URL(n.Database, n.User, n.Password.Reveal()))
+		cmd := exec.CommandContext(n.t.Context(), program(n.t, "pg_dump"), "--inserts", "--no-owner", "--exclude-table=*.skein_migrations", "--exclude-table=*.skein_migrations_id_seq",
+			n.server.URL(n.Database, n.User, n.Password.Reveal()))
 		return normalize(output(n.t, cmd))
 	case skein.MySQL:
 		return normalize(n.mysqlSchema() + n.rows())

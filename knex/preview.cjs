@@ -67,7 +67,7 @@ function previewConfig(engine, p) {
       return { result: unseen(p, obj.sql) };
     }
     async stream(_, obj, stream) {
-      if (!p.end) p.end = new Error(reads(obj.sql));
+      if (!p.end) p.end = new Error(readsText(obj.sql));
       stream.emit('error', p.end);
     }
     processResponse(response) {
@@ -78,21 +78,33 @@ function previewConfig(engine, p) {
   return { migrations: {}, ...own, client: Client, asyncStackTraces: true };
 }
 
-const reading = new Set(['select', 'first', 'pluck', 'columnInfo']);
-
-// note takes down a statement, or ends the preview with it. What Knex sends to
-// learn something has a function for its answer (hasTable).
+// note takes down a statement, or ends the preview with it.
 function note(p, obj, client) {
   if (p.end) throw new Error('the preview has ended');
-  const sql = project.formatQuery(obj.sql, obj.bindings, undefined, client);
-  if (obj.output || reading.has(obj.method)) {
-    p.end = new Error(reads(sql));
+  if (!obj.sql) throw new Error('The query is empty'); // as Knex says it
+  const sql = hidden(project.formatQuery(obj.sql, [].concat(obj.bindings || []).map(hidden), undefined, client));
+  if (reads(obj)) {
+    p.end = new Error(readsText(sql));
     throw p.end; // Knex puts the migration's line into it
   }
   p.statements.push(sql.replace(/[;\s]+$/, ''));
 }
 
-const reads = (sql) => `reads the database (${excerpt(sql)}), and what it does depends on what it finds`;
+const readsText = (sql) => `reads the database (${excerpt(sql)}), and what it does depends on what it finds`;
+
+// Variables of the environment whose values are not shown.
+const secretName = /pass|secret|token|key|credential|private|salt|auth|dsn|ur[il]$/i;
+
+// hidden is a value without what the environment keeps secret.
+function hidden(value) {
+  if (typeof value !== 'string') return value;
+  for (const [name, secret] of Object.entries(process.env)) {
+    if (!secret || !secretName.test(name)) continue;
+    if (value === secret) return '[redacted]';
+    if (secret.length >= 6) value = value.replaceAll(secret, '[redacted]');
+  }
+  return value;
+}
 
 function excerpt(sql) {
   const words = String(sql).split(/\s+/).filter(Boolean).join(' ');

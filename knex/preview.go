@@ -17,7 +17,8 @@ import (
 // now, with today's values, if all goes well.
 type Preview struct {
 	// Statements are without semicolons, and have values in the place of their
-	// placeholders. Passwords are taken out.
+	// placeholders, but for those that the environment has under names like
+	// DB_PASSWORD or API_KEY.
 	Statements []string
 	// Transaction says that Knex runs the migration in a transaction.
 	Transaction bool
@@ -92,9 +93,6 @@ func (w *worker) preview(ctx context.Context, limit time.Duration, request previ
 		return Preview{Unknown: "its Node process ended: " + secret.Scrub(w.lastWords())}, false
 	}
 	p := Preview{Statements: m.Statements, Transaction: m.Transaction}
-	for i, s := range p.Statements {
-		p.Statements[i] = secret.Scrub(s)
-	}
 	if e := m.Error; e != nil {
 		p.Unknown = e.why(request.File.Path)
 	}

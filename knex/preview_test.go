@@ -77,6 +77,9 @@ func withoutKnex(dump string) string {
 var savepoints = regexp.MustCompile(`trx\d+`)
 
 func TestPreview(t *testing.T) {
+	t.Setenv("APP_SECRET", "s")
+	t.Setenv("APP_NAME", "crm")
+	t.Setenv("DB_PASSWORD", "hunter22")
 	p := newProject(t, map[string]string{
 		"package.json": `{"name": "project", "private": true}`,
 		// Hooks that would look at what is not there.
@@ -98,6 +101,8 @@ func TestPreview(t *testing.T) {
 		{"rows", "await require('../../lib/seed').seed(k);", []string{`insert into "some_users" ("at", "user_name") values (NULL, 'O''Hara')`}, ""},
 		{"a transaction in it", "await k.transaction(async (trx) => { await trx('a').del(); });", []string{"SAVEPOINT trx2", `delete from "a"`, "RELEASE SAVEPOINT trx2"}, ""},
 		{"nothing", "", nil, ""},
+		{"secrets of the environment", "await k('a').insert({ b: process.env.APP_SECRET, c: process.env.APP_NAME });\nawait k.raw(`alter role x password '${process.env.DB_PASSWORD}'`);\nawait k.raw('select \"password\"::text');", []string{`insert into "a" ("b", "c") values ('[redacted]', 'crm')`, "alter role x password '[redacted]'", `select "password"::text`}, ""},
+		{"an empty statement", "await k.raw('a');\nawait k.raw('');", []string{"a"}, "its code fails without a database: The query is empty (line 3)"},
 		{"in batches", "await k.batchInsert('a', [{ b: 1 }, { b: 2 }], 1);", []string{"SAVEPOINT trx2", `insert into "a" ("b") values (1)`, `insert into "a" ("b") values (2)`, "RELEASE SAVEPOINT trx2"}, ""},
 		{"whatever the client is", "if (k.client.config.client === 'pg') await k.raw('create extension x');", []string{"create extension x"}, ""},
 		{"a select that nobody looks at", "await k.raw(\"select setval('a_id_seq', 5)\");", []string{"select setval('a_id_seq', 5)"}, ""},

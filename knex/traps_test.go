@@ -472,3 +472,22 @@ exports.down = async (knex) => {
 		}
 	})
 }
+
+// A migration that has only looked when it fails has left nothing, even where
+// there is no transaction that could be undone.
+func TestReadingChangesNothing(t *testing.T) {
+	onEach(t, func(t *testing.T, n *tenant) {
+		p := trap(t, `exports.config = { transaction: false };
+exports.up = async (k) => {
+  if (await k.schema.hasTable('t')) return;
+  if (await k('good').first()) return;
+  throw new Error('not here');
+};
+exports.down = () => {};
+`)
+		got := p.migrate(p.runner(nil), n.Target, skein.PlanOptions{})
+		if e := wantBroken(t, got, 5, "not here"); e.Partial || partial(history(t, n.Target), "2_trap.js") {
+			t.Error("it is recorded as partial")
+		}
+	})
+}

@@ -582,12 +582,17 @@ function ask(question) {
 }
 
 const control = /^\s*(begin|start transaction|commit|rollback|savepoint|release|set transaction)\b/i;
+const reading = new Set(['select', 'first', 'pluck', 'columnInfo']);
 
-// watch counts what the migration under way sends, and keeps which statement an
-// error is of.
+// reads says whether a query of Knex's only reads. What it sends to learn
+// something (hasTable) has a function for the answer.
+const reads = (query) => !!query.output || reading.has(query.method);
+
+// watch counts what the migration under way sends and may change something, and
+// keeps which statement an error is of.
 function watch(knex, t) {
   const { client } = knex;
-  const counts = (query) => t.running && !control.test(query.sql || '');
+  const counts = (query) => t.running && !control.test(query.sql || '') && !reads(query);
   client.on('query', (query) => {
     if (counts(query)) t.begun++;
   });
@@ -665,7 +670,7 @@ function place(err, t) {
         continue;
       }
       if (files.has(file)) return { file, line: +m[2] };
-      if (!outside && project.options.dir && file.startsWith(project.options.dir + path.sep) && !file.includes('node_modules')) outside = { file, line: +m[2] };
+      if (!outside && project.options.dir && file.startsWith(project.options.dir + path.sep) && !file.includes('node_modules') && file !== __filename) outside = { file, line: +m[2] };
     }
   }
   return outside || {};
