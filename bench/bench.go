@@ -18,7 +18,7 @@ const defaultAtOnce = 8
 // What is repeated until it has taken long enough to be timed.
 const (
 	enough     = time.Second
-	maxRepeats = 5
+	maxRepeats = 20
 )
 
 // A bench is one run of the benchmark.
@@ -100,9 +100,9 @@ func (b *bench) size(c contestant) int {
 	case c.whole():
 		return b.opts.tenants
 	case c.parallel() == 1:
-		return min((b.opts.sample+1)/2, b.opts.tenants)
+		return b.opts.oneByOne()
 	}
-	return min(b.opts.sample, b.opts.tenants)
+	return b.opts.peerTenants()
 }
 
 // partFleets is the part of the benchmark in which all contestants go over fleets.

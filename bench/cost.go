@@ -8,9 +8,12 @@ import (
 	"slices"
 )
 
-// sharedFiles is how many SQLite files all registered tenants share: a hundred
-// thousand files of their own would take tens of gigabytes.
-const sharedFiles = 1000
+// shared is how many databases, schemas or files all registered tenants share: a
+// hundred thousand of their own would take tens of gigabytes.
+const shared = 1000
+
+// comparedUpTo is the largest fleet on which Skein is compared with bare loops.
+const comparedUpTo = 10_000
 
 // applied are the lengths of histories that the part history measures.
 var applied = []int{10, 100, 1000}
@@ -43,95 +46,119 @@ func (b *bench) measureAll(ctx context.Context, part string, all []costed) error
 // costs measures what fleets of many registered tenants take when there is nothing
 // to do.
 func (b *bench) costs(ctx context.Context) error {
-	var all []costed
 	for _, f := range b.fleets {
-		var tenants func(ctx context.Context, n int) ([]tenant, error)
-		switch f := f.(type) {
-		case *sqliteFleet:
-			tenants = func(ctx context.Context, n int) ([]tenant, error) { return b.registerFiles(ctx, f, n) }
-		case *postgresFleet:
-			if f.schemas || !b.skein.fullCheck {
-				continue
-			}
-			defer f.forget(context.WithoutCancel(ctx)) //nolint:errcheck // the server goes as well
-			tenants = func(ctx context.Context, n int) ([]tenant, error) { return b.registerDatabases(ctx, f, n) }
-		default:
-			continue
+		if f.name() == postgres && !b.skein.fullCheck {
+			continue // it would connect to databases that are not there
 		}
-		if err := b.migrateOne(ctx, f); err != nil {
-			return err
+		if err := b.register(ctx, f); err != nil {
+			return fmt.Errorf("cost: %w\n%s", err, b.logged())
 		}
+		var all []costed
 		for _, n := range b.opts.sizes {
 			b.say("cost: registering %s tenants, %s", thousands(int64(n)), f.title())
-			ts, err := tenants(ctx, n)
+			tenants, err := b.registered(ctx, f, n)
 			if err != nil {
 				return err
 			}
-			dir, err := b.skein.project(ctx, f, ts)
+			steps, err := b.costSteps(ctx, f, tenants)
 			if err != nil {
 				return err
 			}
-			all = append(all, costed{f, whoSkein, n, forAll("", n, b.skein.command(dir, opNothing, "migrate", "--all"))})
+			for _, s := range steps {
+				all = append(all, costed{f, s.who, n, s})
+			}
 		}
-	}
-	return b.measureAll(ctx, partCost, all)
-}
-
-// migrateOne makes the first tenant of a fleet, and has Skein migrate it.
-func (b *bench) migrateOne(ctx context.Context, f fleet) error {
-	if err := f.create(ctx, 1); err != nil {
-		return err
-	}
-	steps, err := b.skein.steps(ctx, f, opFresh, f.tenants(1))
-	if err != nil {
-		return err
-	}
-	if err := b.run(ctx, steps[0]); err != nil {
-		return fmt.Errorf("migrate the first tenant: %w\n%s", err, b.logged())
+		if err := b.measureAll(ctx, partCost, all); err != nil {
+			return err
+		}
+		if err := f.drop(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// registerFiles returns n tenants over at most sharedFiles files.
-func (b *bench) registerFiles(_ context.Context, f *sqliteFleet, n int) ([]tenant, error) {
-	from := f.tenants(1)[0].Database
-	files := make([]string, min(n, sharedFiles))
-	for i := range files {
-		files[i] = filepath.Join(f.dir, fmt.Sprintf("shared%04d.db", i))
-		if _, err := os.Stat(files[i]); err == nil {
-			continue
-		}
-		if err := copyFile(from, files[i]); err != nil {
-			return nil, err
-		}
+// real is how many of a fleet's registered tenants are there. Of databases on
+// PostgreSQL it is one, and the others are rows of the server's catalog and nothing
+// else. Skein reads there whose history is as it should be, and connects to no
+// database of those; real ones would take seven megabytes each.
+func (b *bench) real(f fleet) int {
+	if f.name() == postgres {
+		return 1
 	}
+	return min(shared, slices.Max(b.opts.sizes))
+}
+
+// register makes what is there of a fleet, with a history of six migrations. Only
+// SQLite, which reads all tables of a file to open it, has to have them too.
+func (b *bench) register(ctx context.Context, f fleet) error {
+	n := b.real(f)
+	if err := f.prepare(ctx, n); err != nil {
+		return err
+	}
+	if err := f.create(ctx, n); err != nil {
+		return err
+	}
+	dir, err := b.skein.project(ctx, f, f.tenants(n))
+	if err != nil {
+		return err
+	}
+	args := []string{"migrate", "--all"}
+	if f.engine() != sqlite {
+		args = append(args, "--baseline", b.migrations[f.engine()][5].Name[:4])
+	}
+	return b.run(ctx, forAll("", n, b.skein.command(dir, opFresh, args...)))
+}
+
+// registered are n tenants, over what is there.
+func (b *bench) registered(ctx context.Context, f fleet, n int) ([]tenant, error) {
+	there := f.tenants(b.real(f))
 	tenants := make([]tenant, n)
 	for i := range tenants {
-		tenants[i] = tenant{Slug: fmt.Sprintf("t%06d", i), Engine: sqlite, Database: files[i%len(files)]}
+		tenants[i] = there[i%len(there)]
+		tenants[i].Slug = fmt.Sprintf("t%06d", i)
+	}
+	if p, ok := f.(*postgresFleet); ok && !p.schemas {
+		for i := range tenants {
+			tenants[i].Database = catalogued(i)
+		}
+		return tenants, p.catalogue(ctx, there[0].Database, n)
 	}
 	return tenants, nil
 }
 
-// registerDatabases returns n tenants whose databases are rows of the server's
-// catalog and nothing else. Skein reads there which histories are as they should be,
-// and connects to no database of those; real ones would take seven megabytes each.
-func (b *bench) registerDatabases(ctx context.Context, f *postgresFleet, n int) ([]tenant, error) {
-	first := f.tenants(1)[0]
-	if err := f.catalogue(ctx, first.Database, n); err != nil {
+// costSteps are Skein, and where there is something to compare it with that, too.
+func (b *bench) costSteps(ctx context.Context, f fleet, tenants []tenant) ([]step, error) {
+	n := len(tenants)
+	dir, err := b.skein.project(ctx, f, tenants)
+	if err != nil {
 		return nil, err
 	}
-	tenants := make([]tenant, n)
-	for i := range tenants {
-		tenants[i] = first
-		tenants[i].Slug = fmt.Sprintf("t%06d", i)
-		tenants[i].Database = catalogued(i)
+	steps := []step{forAll(whoSkein, n, b.skein.command(dir, opNothing, "migrate", "--all"))}
+	if f.name() == postgres || n > comparedUpTo {
+		return steps, nil
 	}
-	return tenants, nil
+	if b.skein.fullCheck {
+		steps = append(steps, forAll(whoFullCheck, n, b.skein.command(dir, opNothing, "migrate", "--all", "--full-check")))
+	}
+	loop := &bareLoop{work: dir, migrations: b.migrations, atOnce: defaultAtOnce}
+	for who, kept := range map[string]bool{whoBare: f.name() == "schemas", whoBareKept: true} {
+		if who == whoBareKept && f.engine() != mysql {
+			continue
+		}
+		s, err := loop.step(f, loopJob{Op: opNothing, Tenants: tenants, Kept: kept, History: "skein_migrations"})
+		if err != nil {
+			return nil, err
+		}
+		s.who = who
+		steps = append(steps, s)
+	}
+	return steps, nil
 }
 
 // histories measures what long histories take when there is nothing to do.
 func (b *bench) histories(ctx context.Context) error {
-	n := min(b.opts.sample, b.opts.tenants)
+	n := b.opts.tenants
 	for _, f := range b.fleets {
 		// Tenants of different histories stand side by side, to be measured in turn.
 		if err := f.create(ctx, n); err != nil {

@@ -152,6 +152,9 @@ func (f *postgresFleet) create(ctx context.Context, n int) error {
 }
 
 func (f *postgresFleet) drop(ctx context.Context) error {
+	if err := f.forget(ctx); err != nil {
+		return err
+	}
 	databases, err := f.exec(ctx, "postgres", "SELECT datname, datistemplate FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')")
 	if err != nil {
 		return err
@@ -228,7 +231,7 @@ func lines(rows [][]string) string {
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 // The oids of databases that are only in the catalog begin here.
-const firstCatalogued = 3_000_000_000
+const firstCatalogued = "3000000000"
 
 func catalogued(i int) string { return fmt.Sprintf("catalogued%06d", i) }
 
@@ -241,18 +244,18 @@ func (f *postgresFleet) catalogue(ctx context.Context, database string, n int) e
 		return err
 	}
 	_, err = f.exec(ctx, "postgres", fmt.Sprintf(`SET allow_system_table_mods = on;
-		CREATE TEMPORARY TABLE wanted AS SELECT (%[1]d + i)::oid AS oid, ('catalogued' || lpad(i::text, 6, '0'))::name AS name
-			FROM generate_series(0, %[2]d) i WHERE NOT EXISTS (SELECT FROM pg_database d WHERE d.oid = (%[1]d + i)::oid);
+		CREATE TEMPORARY TABLE wanted AS SELECT (%[1]s + i)::oid AS oid, ('catalogued' || lpad(i::text, 6, '0'))::name AS name
+			FROM generate_series(0, %[2]d) i WHERE NOT EXISTS (SELECT FROM pg_database d WHERE d.oid = (%[1]s + i)::oid);
 		INSERT INTO pg_database (oid, datname, %[3]s) SELECT w.oid, w.name, %[3]s FROM pg_database d, wanted w WHERE d.datname = %[4]s;
 		INSERT INTO pg_shdescription (objoid, classoid, description) SELECT w.oid, c.classoid, c.description
 			FROM wanted w, pg_shdescription c JOIN pg_database d ON d.oid = c.objoid AND c.classoid = 'pg_database'::regclass WHERE d.datname = %[4]s`,
-		int64(firstCatalogued), n-1, columns[0][0], quote(database)), "ANALYZE pg_database, pg_shdescription")
+		firstCatalogued, n-1, columns[0][0], quote(database)), "ANALYZE pg_database, pg_shdescription")
 	return err
 }
 
 // forget takes these rows away again.
 func (f *postgresFleet) forget(ctx context.Context) error {
 	_, err := f.exec(ctx, "postgres", fmt.Sprintf(`SET allow_system_table_mods = on;
-		DELETE FROM pg_shdescription WHERE objoid >= %[1]d::oid; DELETE FROM pg_database WHERE oid >= %[1]d::oid`, int64(firstCatalogued)))
+		DELETE FROM pg_shdescription WHERE objoid >= %[1]s::oid; DELETE FROM pg_database WHERE oid >= %[1]s::oid`, firstCatalogued))
 	return err
 }

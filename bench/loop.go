@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -27,6 +28,7 @@ type loopJob struct {
 	Migrations []migration // all
 	Admin      *account
 	Template   string // for opProvision: the database, or file, to copy
+	History    string // the table that is read, where it is another tool's
 }
 
 // loopMain is the process of a bare loop.
@@ -110,10 +112,17 @@ func (j *loopJob) text(m migration) string {
 // bare is SQL without its last semicolon: MariaDB refuses an empty statement.
 func bare(sql string) string { return strings.TrimRight(sql, "; \n") }
 
-const (
-	makeHistory = "CREATE TABLE history (name varchar(255) NOT NULL PRIMARY KEY, applied_at timestamp NOT NULL DEFAULT current_timestamp)"
-	readHistory = "SELECT name FROM history"
-)
+const makeHistory = "CREATE TABLE history (name varchar(255) NOT NULL PRIMARY KEY, applied_at timestamp NOT NULL DEFAULT current_timestamp)"
+
+// readHistory is the query for a tenant's history; in is its schema or database, or
+// nothing.
+func (j *loopJob) readHistory(in string) string {
+	table := cmp.Or(j.History, "history")
+	if in != "" {
+		table = in + "." + table
+	}
+	return "SELECT name FROM " + table
+}
 
 // A postgresLoop sends each migration, with its record, in one flight.
 type postgresLoop struct {
@@ -156,18 +165,18 @@ func (l *postgresLoop) serve(ctx context.Context, t tenant) (err error) {
 			_, err = conn.Exec(ctx, text).ReadAll()
 		}
 	}
-	in, begin := "history", "BEGIN; "
+	begin := "BEGIN; "
 	if l.kept != nil {
-		in, begin = t.Schema+".history", "BEGIN; SET LOCAL search_path TO "+t.Schema+"; "
+		begin = "BEGIN; SET LOCAL search_path TO " + t.Schema + "; "
 	}
 	switch l.job.Op {
 	case opProvision:
 		exec("CREATE DATABASE " + t.Database + " TEMPLATE " + l.job.Template)
 		return err
 	case opFresh:
-		exec(strings.Replace(makeHistory, "history", in, 1))
+		exec(begin + makeHistory + "; COMMIT")
 	default:
-		exec(strings.Replace(readHistory, "history", in, 1))
+		exec(l.job.readHistory(t.Schema))
 	}
 	for _, m := range l.job.pending() {
 		exec(begin + l.job.text(m) + "; COMMIT")
@@ -229,9 +238,9 @@ func (l *mysqlLoop) serve(ctx context.Context, t tenant) (err error) {
 	case opFresh:
 		exec(makeHistory)
 	default:
-		query := readHistory
+		query := l.job.readHistory("")
 		if l.kept != nil {
-			query = strings.Replace(query, "history", t.Database+".history", 1)
+			query = l.job.readHistory(t.Database)
 		}
 		if err := mysqlRead(ctx, conn, query); err != nil {
 			return err
@@ -284,7 +293,7 @@ func (l *sqliteLoop) serve(ctx context.Context, t tenant) (err error) {
 	if l.job.Op == opFresh {
 		exec(makeHistory)
 	} else {
-		rows, err := db.QueryContext(ctx, readHistory)
+		rows, err := db.QueryContext(ctx, l.job.readHistory(""))
 		if err != nil {
 			return err
 		}

@@ -296,7 +296,7 @@ func barsOf(r *record, fleet string, o operation) []bar {
 
 // costPlot shows what grows with the fleet and with the history.
 func costPlot(r *record) string {
-	curves := func(part string, value func(*row) float64) []curve {
+	curves := func(part, of string, value func(*row) float64) []curve {
 		var all []curve
 		at := make(map[string]int)
 		for _, found := range r.rows {
@@ -304,10 +304,8 @@ func costPlot(r *record) string {
 				continue
 			}
 			label := map[string]string{postgres: "PostgreSQL", "schemas": "schemas", mysql: "MariaDB", sqlite: "SQLite"}[found.Fleet]
-			if part == partHistory {
-				if found.Who != whoFullCheck {
-					continue
-				}
+			if found.Who != of {
+				continue
 			}
 			i, ok := at[label]
 			if !ok {
@@ -328,9 +326,9 @@ func costPlot(r *record) string {
 	}
 	var panels []panel
 	for _, p := range []panel{
-		{"Time by fleet", "seconds a 1,000 registered tenants", curves(partCost, func(r *row) float64 { return r.each().median })},
-		{"Memory by fleet", "peak MiB, by registered tenants", curves(partCost, func(r *row) float64 { return r.peak().median })},
-		{"Time by history", "ms a tenant, by applied migrations", curves(partHistory, func(r *row) float64 { return r.each().median })},
+		{"Time by fleet", "seconds a 1,000 registered tenants", curves(partCost, whoSkein, func(r *row) float64 { return r.each().median })},
+		{"Memory by fleet", "peak MiB, by registered tenants", curves(partCost, whoSkein, func(r *row) float64 { return r.peak().median })},
+		{"Time by history", "ms a tenant, by applied migrations", curves(partHistory, whoFullCheck, func(r *row) float64 { return r.each().median })},
 	} {
 		if len(p.curves) > 0 {
 			panels = append(panels, p)
