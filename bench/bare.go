@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 )
 
@@ -32,7 +34,7 @@ func (b *bareLoop) parallel() int { return b.atOnce }
 
 func (b *bareLoop) whole() bool { return b.atOnce > 1 }
 
-func (b *bareLoop) steps(ctx context.Context, f fleet, o operation, tenants []tenant) ([]step, error) {
+func (b *bareLoop) steps(_ context.Context, f fleet, o operation, tenants []tenant) ([]step, error) {
 	if o == opStatus || o == opVersion {
 		return nil, nil
 	}
@@ -50,7 +52,7 @@ func (b *bareLoop) steps(ctx context.Context, f fleet, o operation, tenants []te
 		steps = append(steps, kept)
 	}
 	if o == opNothing && f.name() == postgres && b.whole() {
-		if program, ok := findPgbench(ctx); ok {
+		if program, ok := findPgbench(); ok {
 			s, err := b.pgbench(program, f, tenants)
 			if err != nil {
 				return nil, err
@@ -95,16 +97,12 @@ func (b *bareLoop) pgbench(program string, f fleet, tenants []tenant) (step, err
 	return forAll(whoPgbench, each*b.atOnce, command{Args: args, Env: []string{"PGSSLMODE=disable", "PGGSSENCMODE=disable"}, Dir: b.work}), nil
 }
 
-// findPgbench looks where Debian keeps it too.
-func findPgbench(ctx context.Context) (string, bool) {
-	if path, err := exec.LookPath("pgbench"); err == nil {
-		return path, true
+// findPgbench looks first where Debian keeps the program itself: the one on the PATH
+// is a script there.
+func findPgbench() (string, bool) {
+	if found, err := filepath.Glob("/usr/lib/postgresql/*/bin/pgbench"); err == nil && len(found) > 0 {
+		return slices.MaxFunc(found, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }), true
 	}
-	dir, err := command{Args: []string{"pg_config", "--bindir"}}.output(ctx)
-	if err != nil {
-		return "", false
-	}
-	path := filepath.Join(dir, "pgbench")
-	_, err = os.Stat(path)
+	path, err := exec.LookPath("pgbench")
 	return path, err == nil
 }

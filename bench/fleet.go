@@ -92,13 +92,16 @@ type fleet interface {
 // crmTables are the tables that the migrations make.
 var crmTables = []string{"users", "roles", "user_roles", "object_definitions", "field_definitions", "contacts", "activities"}
 
+// makers is how many databases are made, or dropped, at once.
+const makers = 4
+
 // inParallel calls f for 0 to n-1, some at once, until one fails.
-func inParallel(ctx context.Context, n, atOnce int, f func(ctx context.Context, i int) error) error {
+func inParallel(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	next := make(chan int)
 	var wait sync.WaitGroup
-	for range min(n, atOnce) {
+	for range min(n, makers) {
 		wait.Go(func() {
 			for i := range next {
 				if err := f(ctx, i); err != nil {

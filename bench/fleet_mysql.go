@@ -107,7 +107,7 @@ func (f *mysqlFleet) drop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = inParallel(ctx, len(databases), makers, func(ctx context.Context, i int) error {
+	err = inParallel(ctx, len(databases), func(ctx context.Context, i int) error {
 		return f.exec(ctx, "DROP DATABASE `"+databases[i][0]+"`")
 	})
 	if err != nil {

@@ -126,16 +126,13 @@ func (f *postgresFleet) prepare(ctx context.Context, n int) error {
 	return err
 }
 
-// makers is how many sessions make and drop databases at once.
-const makers = 4
-
 func (f *postgresFleet) create(ctx context.Context, n int) error {
 	if err := f.drop(ctx); err != nil {
 		return err
 	}
 	if !f.schemas {
 		tenants := f.tenants(n)
-		return inParallel(ctx, n, makers, func(ctx context.Context, i int) error {
+		return inParallel(ctx, n, func(ctx context.Context, i int) error {
 			_, err := f.exec(ctx, "postgres", "CREATE DATABASE "+tenants[i].Database+" OWNER "+tenants[i].User)
 			return err
 		})
@@ -159,7 +156,7 @@ func (f *postgresFleet) drop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = inParallel(ctx, len(databases), makers, func(ctx context.Context, i int) error {
+	err = inParallel(ctx, len(databases), func(ctx context.Context, i int) error {
 		name := `"` + databases[i][0] + `"`
 		var statements []string
 		if databases[i][1] == "t" {

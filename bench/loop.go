@@ -260,11 +260,11 @@ func mysqlRead(ctx context.Context, conn driver.Conn, query string) error {
 	defer rows.Close() //nolint:errcheck // read to the end
 	values := make([]driver.Value, len(rows.Columns()))
 	for {
-		switch err := rows.Next(values); err {
-		case nil:
-		case io.EOF:
+		err := rows.Next(values)
+		if errors.Is(err, io.EOF) {
 			return nil
-		default:
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -144,7 +144,7 @@ func run(ctx context.Context, opts options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	// The servers run as another account where root starts them.
+	//nolint:gosec // the servers run as another account where root starts them
 	if err := os.Chmod(b.work, 0o711); err != nil {
 		return err
 	}

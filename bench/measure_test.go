@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -65,7 +66,7 @@ func TestProxyCountsFlights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.close()
+	t.Cleanup(func() { _ = p.close() })
 	for range 2 {
 		c, err := net.Dial("tcp", p.listener.Addr().String())
 		if err != nil {
@@ -124,7 +125,7 @@ func TestSpawn(t *testing.T) {
 
 func TestInParallel(t *testing.T) {
 	done := make([]bool, 20)
-	if err := inParallel(t.Context(), len(done), 4, func(_ context.Context, i int) error {
+	if err := inParallel(t.Context(), len(done), func(_ context.Context, i int) error {
 		done[i] = true
 		return nil
 	}); err != nil {
@@ -135,13 +136,13 @@ func TestInParallel(t *testing.T) {
 			t.Errorf("%d was left out", i)
 		}
 	}
-	err := inParallel(t.Context(), 1000, 4, func(_ context.Context, i int) error {
+	err := inParallel(t.Context(), 1000, func(_ context.Context, i int) error {
 		if i == 5 {
 			return io.ErrUnexpectedEOF
 		}
 		return nil
 	})
-	if err != io.ErrUnexpectedEOF {
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got %v", err)
 	}
 }
