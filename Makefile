@@ -45,6 +45,11 @@ fault: ## Break things while Skein is at work: SEED=1 N=1000
 	@scripts/install-test-deps
 	@go test -v -run '^TestSeeded$$' -timeout 0 ./internal/faulttest -fault.seed $(or $(SEED),1) -fault.n $(or $(N),1000) -fault.verbose
 
+.PHONY: bench
+bench: build ## Measure Skein beside other tools, on N=200 tenants in ROUNDS=3
+	@scripts/install-test-deps
+	@cd bench && go run . -tenants $(or $(N),200) -rounds $(or $(ROUNDS),3) $(if $(ATLAS),-atlas $(abspath $(ATLAS)))
+
 .PHONY: clean
 clean: ## Remove what the other targets built
-	@rm -rf bin
+	@rm -rf bin bench/.tools
