@@ -57,7 +57,7 @@ const (
 	parallelPerProcessor = 8
 	// A session that serves one tenant after another is renewed after this
 	// many: a PostgreSQL backend keeps something of each schema it has seen.
-	sessionTenants = 500
+	sessionTenants = 1000
 	// lookRetries bounds how often a tenant is looked at again.
 	lookRetries = 2
 )

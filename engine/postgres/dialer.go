@@ -36,7 +36,7 @@ type dialer struct {
 // ended, before the connection to it is dropped.
 const cancelTimeout = 3 * time.Second
 
-// oldestVersion is the first with identity columns, which the history has.
+// oldestVersion is the oldest that Skein is written for.
 const oldestVersion = 10
 
 func (d *dialer) connect(ctx context.Context, target skein.Target) (*pgconn.PgConn, error) {

@@ -209,11 +209,7 @@ func (s *session) glanceDatabases(ctx context.Context, targets []skein.Target, g
 func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, glimpses []skein.Glimpse) error {
 	knexTable := s.engine.opts.KnexTable
 	tables := []string{skein.HistoryTable, knexTable, knexLock(knexTable)}
-	columns := []string{
-		"id, name, state, batch, checksum::text, EXTRACT(EPOCH FROM applied_at), 0",
-		"id, name, NULL, batch, NULL, EXTRACT(EPOCH FROM migration_time), 0",
-		"0, NULL, NULL, 0, NULL, NULL, is_locked",
-	}
+	columns := []string{"id, name, state, batch, checksum", "id, name, batch, EXTRACT(EPOCH FROM migration_time)", "is_locked"}
 	var schemas, names []string
 	at := make(map[string]int, len(targets))
 	for _, t := range targets {
@@ -231,7 +227,8 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 		return fmt.Errorf("look for histories: %w", err)
 	}
 	histories := make([]*skein.History, len(schemas)) // nil: no such schema, which whoever connects says
-	var query []string
+	var present []presence
+	knex := make([]bool, len(schemas))
 	for _, row := range rows {
 		i, ok := at[row[0]]
 		if !ok {
@@ -239,20 +236,43 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 		}
 		histories[i] = &skein.History{}
 		if kind := slices.Index(tables, row[1]); kind >= 0 {
-			query = append(query, fmt.Sprintf("SELECT %d, %d, %s FROM %s.%s", i, kind, columns[kind], quoteIdent(row[0]), quoteIdent(row[1])))
+			present = append(present, presence{i, kind, quoteIdent(row[0]) + "." + quoteIdent(row[1])})
+			knex[i] = knex[i] || kind > 0
 		}
 	}
 	found := make([]tenantState, len(schemas))
 	locks := make([][]knexLockRow, len(schemas))
-	// Each table that a statement names is locked, with its indexes, and the
+	// Each table that a message names is locked, with its indexes, and the
 	// server's table of locks has room for some thousands.
 	const atOnce = 100
-	for some := range slices.Chunk(query, atOnce) {
-		if rows, err = queryRows(ctx, s, strings.Join(some, " UNION ALL ")+" ORDER BY 1, 2, 3"); err == nil {
-			err = readGlance(rows, found, locks)
+	for some := range slices.Chunk(present, atOnce) {
+		var branches [3][]string
+		for _, p := range some {
+			from := columns[p.kind]
+			if p.kind == 0 && knex[p.schema] {
+				// Where Knex has been, the times tell whose application is meant.
+				from += ", EXTRACT(EPOCH FROM applied_at)"
+			} else if p.kind == 0 {
+				from += ", NULL::numeric"
+			}
+			branches[p.kind] = append(branches[p.kind], fmt.Sprintf("SELECT %d, %s FROM %s", p.schema, from, p.table))
 		}
+		var m strings.Builder
+		var kinds []int
+		for kind, union := range branches {
+			if len(union) > 0 {
+				m.WriteString(strings.Join(union, " UNION ALL ") + " ORDER BY 1, 2;\n")
+				kinds = append(kinds, kind)
+			}
+		}
+		results, err := s.conn.Exec(ctx, m.String()).ReadAll()
 		if err != nil {
-			return fmt.Errorf("read histories: %w", err)
+			return fmt.Errorf("read histories: %w", s.fail(ctx, err))
+		}
+		for i, kind := range kinds {
+			if err := readGlance(kind, results[i].Rows, found, locks); err != nil {
+				return fmt.Errorf("read histories: the server's answer cannot be read: %w", err)
+			}
 		}
 	}
 	for i, h := range histories {
@@ -267,33 +287,46 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 	return nil
 }
 
-// readGlance reads rows of histories into what was found of their tenants.
-func readGlance(rows [][]string, found []tenantState, locks [][]knexLockRow) error {
-	for _, row := range rows {
-		var n [9]int
-		for _, column := range []int{0, 1, 2, 5, 8} {
-			var err error
-			if n[column], err = strconv.Atoi(cmp.Or(row[column], "0")); err != nil {
-				return fmt.Errorf("the server's answer cannot be read: %w", err)
-			}
+// A presence is one of the tables of a history that there is.
+type presence struct {
+	schema, kind int
+	table        string
+}
+
+// readGlance reads rows of one kind of table into what was found of their
+// schemas.
+func readGlance(kind int, rows [][][]byte, found []tenantState, locks [][]knexLockRow) error {
+	var err error
+	number := func(text []byte) int {
+		if text == nil {
+			return 0
 		}
-		t := &found[n[0]]
-		switch {
-		case n[1] == 0:
-			t.own = append(t.own, skein.Record{Name: row[3], State: skein.RecordState(row[4]), Batch: n[5], Checksum: row[6], AppliedAt: epoch(row[7])})
-		case n[1] == 1 && row[3] != "":
-			t.knex = append(t.knex, skein.KnexRow{ID: int64(n[2]), Name: row[3], Batch: n[5], Time: epoch(row[7])})
-		case n[1] == 2:
-			locks[n[0]] = append(locks[n[0]], knexLockRow{n[8]})
+		n, e := strconv.Atoi(string(text))
+		err = cmp.Or(err, e)
+		return n
+	}
+	for _, row := range rows {
+		i := number(row[0])
+		switch kind {
+		case 0:
+			found[i].own = append(found[i].own, skein.Record{
+				Name: string(row[2]), State: skein.RecordState(row[3]), Batch: number(row[4]), Checksum: strings.TrimRight(string(row[5]), " "), AppliedAt: epoch(row[6]),
+			})
+		case 1:
+			if len(row[2]) > 0 {
+				found[i].knex = append(found[i].knex, skein.KnexRow{ID: int64(number(row[1])), Name: string(row[2]), Batch: number(row[3]), Time: epoch(row[4])})
+			}
+		case 2:
+			locks[i] = append(locks[i], knexLockRow{number(row[1])})
 		}
 	}
-	return nil
+	return err
 }
 
 // epoch is a time as EXTRACT(EPOCH ...) gives it, the zero time where there is
 // none.
-func epoch(text string) time.Time {
-	seconds, err := strconv.ParseFloat(text, 64)
+func epoch(text []byte) time.Time {
+	seconds, err := strconv.ParseFloat(string(text), 64)
 	if err != nil {
 		return time.Time{}
 	}
