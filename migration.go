@@ -37,6 +37,10 @@ type Migration struct {
 	// Path is the file as errors show it, relative to where Skein was started.
 	Path string
 	Kind Kind
+	// Group is the number of its folder where folders come one after the other,
+	// each in its own order: there a migration is older or newer only than those
+	// of its group. It is 0 where all folders are one order.
+	Group int
 	// Checksum is the hexadecimal SHA-256 of the up section, or of a Knex
 	// migration's file. White space around it, line endings and a byte order
 	// mark do not count. Nor does the down section, which can be added or
@@ -93,8 +97,8 @@ type Set struct {
 	byName map[string]int
 }
 
-// NewSet makes a set of migrations that are in the order in which they run.
-// Two migrations of one name are an error.
+// NewSet makes a set of migrations that are in the order in which they run, those
+// of a group behind each other. Two migrations of one name are an error.
 func NewSet(migrations []*Migration) (*Set, error) {
 	s := &Set{all: migrations, byName: make(map[string]int, len(migrations))}
 	for i, m := range migrations {

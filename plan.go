@@ -65,7 +65,7 @@ type Standing struct {
 func Assess(set *Set, history History, policy Policy) Standing {
 	s := Standing{State: StateUpToDate, KnexLocked: history.KnexLocked && len(history.KnexOpen) == 0}
 	applied := make([]bool, set.Len())
-	newest := -1
+	newest, newestOf := -1, make(map[int]int) // the second by group
 	for _, r := range history.Records {
 		m, i := set.Find(r.Name)
 		switch {
@@ -83,6 +83,7 @@ func Assess(set *Set, history History, policy Policy) Standing {
 		s.Applied++
 		applied[i] = true
 		newest = max(newest, i)
+		newestOf[m.Group] = max(newestOf[m.Group], i)
 		if policy.Edited != EditedIgnore && r.Checksum != "" && r.Checksum != m.Checksum {
 			s.Edited = append(s.Edited, m)
 		}
@@ -95,7 +96,7 @@ func Assess(set *Set, history History, policy Policy) Standing {
 			continue
 		}
 		s.Pending = append(s.Pending, m)
-		if i < newest {
+		if i < newestOf[m.Group] {
 			s.OutOfOrder = append(s.OutOfOrder, m)
 		}
 	}
@@ -118,11 +119,15 @@ func Assess(set *Set, history History, policy Policy) Standing {
 // newer says whether a name that the set does not have would come after all
 // that it has.
 func (s *Set) newer(name string) bool {
-	if len(s.all) == 0 {
-		return true
+	for i, m := range s.all {
+		if i < len(s.all)-1 && s.all[i+1].Group == m.Group {
+			continue
+		}
+		if cmp.Or(compareDigits(leadingDigits(name), leadingDigits(m.Name)), strings.Compare(name, m.Name)) <= 0 {
+			return false
+		}
 	}
-	last := s.all[len(s.all)-1].Name
-	return cmp.Or(compareDigits(leadingDigits(name), leadingDigits(last)), strings.Compare(name, last)) > 0
+	return true
 }
 
 func leadingDigits(name string) string {

@@ -124,6 +124,33 @@ func TestMakePlanUp(t *testing.T) {
 	}
 }
 
+// Where folders come one after the other, what is new in one of them is not out
+// of order because of another.
+func TestGroups(t *testing.T) {
+	var all []*skein.Migration
+	for _, name := range []string{"0/5_a", "0/6_b", "0/7_c", "1/1_x", "1/2_y"} {
+		all = append(all, &skein.Migration{Name: name[2:] + ".sql", Group: int(name[0] - '0'), Kind: skein.SQL, Checksum: "sum of " + name[2:] + ".sql", Up: &skein.Section{}})
+	}
+	set, err := skein.NewSet(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := skein.MakePlan(set, history("1:5_a.sql", "1:6_b.sql", "1:1_x.sql"), skein.PlanOptions{})
+	if err != nil || !slices.Equal(plan.Names(), []string{"7_c.sql", "2_y.sql"}) {
+		t.Errorf("the plan is %q, %v", plan.Names(), err)
+	}
+	_, err = skein.MakePlan(set, history("1:5_a.sql", "1:7_c.sql"), skein.PlanOptions{})
+	checkRefused(t, err, skein.ReasonOutOfOrder, []string{"6_b.sql"})
+
+	// It is ahead only if it would come last in whatever folder.
+	for name, state := range map[string]skein.State{"8_z.sql": skein.StateAhead, "3_z.sql": skein.StateMissing} {
+		h := history("1:5_a.sql", "1:6_b.sql", "1:7_c.sql", "1:1_x.sql", "1:2_y.sql", "2:"+name)
+		if got := skein.Assess(set, h, skein.Policy{}).State; got != state {
+			t.Errorf("with %s it is %s, want %s", name, got, state)
+		}
+	}
+}
+
 func checkRefused(t *testing.T, err error, reason skein.Reason, about []string) {
 	t.Helper()
 	refused, ok := errors.AsType[*skein.RefusedError](err)

@@ -51,8 +51,14 @@ func openError(p *project, e *errorMessage) error {
 	if e.File != "" && e.Line > 0 {
 		msg += fmt.Sprintf(" (%s:%d)", relativeTo(p.dir, e.File), e.Line)
 	}
+	if e.Stripped {
+		return &projectError{msg: msg, hint: loaderHint}
+	}
 	return &projectError{msg: msg}
 }
+
+// loaderHint is for TypeScript that is more than JavaScript with types.
+const loaderHint = "Node by itself only takes types out of TypeScript; for enums, imports without an extension, path aliases and types that are imported like values: npm install --save-dev tsx"
 
 func relativeTo(dir, file string) string {
 	if rel, err := filepath.Rel(dir, file); err == nil && !strings.HasPrefix(rel, "..") {
@@ -119,6 +125,9 @@ func (a *attempt) cause(m *message) error {
 	}
 	if e.File != "" && e.Line > 0 && !own {
 		message += fmt.Sprintf(" (%s:%d)", e.File, e.Line)
+	}
+	if e.Stripped {
+		return &scriptError{msg: message, hint: loaderHint}
 	}
 	switch m.Kind {
 	case "exit":

@@ -127,6 +127,11 @@ func (r run) done() []string {
 // migrate brings a tenant to where opts want it, with the runner.
 func (p *project) migrate(r skein.KnexRunner, target skein.Target, opts skein.PlanOptions) run {
 	p.t.Helper()
+	return p.migrateSet(r, p.set(), target, opts)
+}
+
+func (p *project) migrateSet(r skein.KnexRunner, set *skein.Set, target skein.Target, opts skein.PlanOptions) run {
+	p.t.Helper()
 	e := engineFor(target)
 	session, err := e.Open(p.t.Context(), target)
 	if err != nil {
@@ -135,7 +140,7 @@ func (p *project) migrate(r skein.KnexRunner, target skein.Target, opts skein.Pl
 	defer session.Close()
 	var got run
 	var mu sync.Mutex
-	m := skein.NewMigrator(e, p.set(), time.Minute).WithKnex(r)
+	m := skein.NewMigrator(e, set, time.Minute).WithKnex(r)
 	got.Result = m.Migrate(p.t.Context(), session, skein.Tenant{ID: "1", Target: target}, opts, nil, func(e skein.Event) {
 		mu.Lock()
 		defer mu.Unlock()

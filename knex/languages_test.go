@@ -2,12 +2,17 @@ package knex_test
 
 import (
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/nodetest"
 	"github.com/skeinhq/skein/knex"
+	"github.com/skeinhq/skein/source"
 )
 
 const (
@@ -133,6 +138,36 @@ func TestTypeScriptWithoutLoader(t *testing.T) {
 	}
 }
 
+// A Node that is new enough needs no loader for files that are JavaScript but for
+// their types, as Knex makes them, and says of others what they need.
+func TestTypeScriptByNodeItself(t *testing.T) {
+	const generated = "import type { Knex } from \"knex\";\n\nexport async function up(knex: Knex): Promise<void> {\n  await knex.schema.createTable('typed', (t) => { t.increments(); });\n}\n\nexport async function down(knex: Knex): Promise<void> {\n  await knex.schema.dropTable('typed');\n}\n"
+	node := filepath.Join(nodetest.Modules(t, filepath.Join("testdata", "node22", "package.json")), ".bin", "node")
+	knexfile := strings.ReplaceAll(typeScriptKnexfile, "better-sqlite3", "pg") // which is not compiled for one version of Node
+	for _, test := range []struct {
+		name, knexfile, migration string
+		words                     string // of the error
+	}{
+		{name: "as Knex makes them", knexfile: knexfile, migration: generated},
+		{name: "enum", knexfile: knexfile, migration: generated + "enum Width { Short = 40 }\n", words: "enum is not supported"},
+		{name: "a type like a value", knexfile: knexfile, migration: strings.Replace(generated, "import type", "import", 1), words: "does not provide an export named 'Knex'"},
+		{name: "no extension", knexfile: knexfile, migration: "import { tableName } from '../../lib/names';\n" + generated, words: "Cannot find module"},
+		{name: "knexfile", knexfile: knexfile + "enum Width { Short = 40 }\n", migration: generated, words: "knexfile.ts cannot be loaded"},
+	} {
+		p := newProject(t, map[string]string{
+			"knexfile.ts": test.knexfile, "lib/names.ts": "export const tableName = 'x';\n", "migrations/tenant/1_typed.ts": test.migration,
+		}, map[string]string{"tsx": "", "ts-node": ""})
+		n := newTenant(t, skein.PostgreSQL)
+		got := p.migrate(p.runner(&knex.Options{Workers: 1, Node: node}), n.Target, skein.PlanOptions{})
+		switch {
+		case test.words == "" && (got.Err != nil || !n.hasTable("typed")):
+			t.Errorf("%s: %v", test.name, got.Err)
+		case test.words != "" && (got.Err == nil || !strings.Contains(got.Err.Error(), test.words) || !strings.Contains(skein.Hint(got.Err), "npm install --save-dev tsx")):
+			t.Errorf("%s: the error is %v, with the hint %q", test.name, got.Err, skein.Hint(got.Err))
+		}
+	}
+}
+
 // require and import are chosen by Knex's rule.
 func TestModules(t *testing.T) {
 	const esm = "export async function up(knex) {\n  await knex.schema.createTable('%', (t) => t.increments());\n}\nexport async function down(knex) {\n  await knex.schema.dropTable('%');\n}\n"
@@ -209,5 +244,40 @@ func TestMigrationThatCannotBeLoaded(t *testing.T) {
 				t.Error("something ran")
 			}
 		})
+	}
+}
+
+// Folders that are sorted each by itself run as they do under Knex.
+func TestSortDirsSeparately(t *testing.T) {
+	p := newProject(t, map[string]string{
+		"knexfile.js": "module.exports = { sqlite: { client: 'better-sqlite3', connection: { filename: process.env.TENANT_DATABASE }, useNullAsDefault: true,\n" +
+			"  migrations: { directory: ['core', 'extra'], sortDirsSeparately: true } } };",
+		"core/5_a.js": up("a"), "core/10_b.js": up("b"), "extra/1_c.js": up("c"), "extra/2_d.js": up("d"),
+	}, nil)
+	load := func() *skein.Set {
+		t.Helper()
+		set, err := source.Load([]string{filepath.Join(p.dir, "core"), filepath.Join(p.dir, "extra")}, &source.Options{SortDirsSeparately: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	alone, n := newTenant(t, skein.SQLite), newTenant(t, skein.SQLite)
+	r := p.runner(nil)
+	for i, opts := range []skein.PlanOptions{{}, {}, {Direction: skein.Down}, {}} {
+		if i == 1 {
+			p.write("core/6_e.js", up("e")) // older than the newest, but not in its folder
+		}
+		if opts.Direction == skein.Down {
+			p.knex(alone, "migrate:rollback")
+		} else {
+			p.knex(alone, "migrate:latest")
+		}
+		if got := p.migrateSet(r, load(), n.Target, opts); got.Err != nil {
+			t.Fatal(got.Err)
+		}
+		if diff := cmp.Diff(alone.dump(), n.dump()); diff != "" {
+			t.Errorf("Skein leaves something else than Knex (-Knex +Skein):\n%s", diff)
+		}
 	}
 }

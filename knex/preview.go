@@ -117,6 +117,9 @@ func (e *errorMessage) why(path string) string {
 	if e.Line > 0 {
 		message += " (" + where + ")"
 	}
+	if e.Stripped {
+		message += "; " + loaderHint
+	}
 	if e.Load {
 		return "it cannot be loaded: " + message
 	}

@@ -104,8 +104,8 @@ func (p *project) knexfileIsTypeScript() bool {
 }
 
 // typeScriptFlags are what Node is started with to load TypeScript: the loader
-// that the project has, since it is the one that its own Knex runs with, and
-// otherwise Node by itself.
+// that the project has, since it is the one that its own Knex runs with and its
+// files may need it, and otherwise Node by itself.
 func (p *project) typeScriptFlags(ctx context.Context) ([]string, error) {
 	switch {
 	case p.installed("tsx"):

@@ -124,5 +124,8 @@ type errorMessage struct {
 	Refused bool     `json:"refused"` // the answer to begin was stop
 	Looked  []string `json:"looked"`  // the folders in which knex was not
 	Load    bool     `json:"load"`    // it came when the file was loaded
-	Ended   bool     `json:"ended"`   // a preview: the message says what the migration does that ends it
+	// Stripped says that the file is TypeScript of which Node by itself takes the
+	// types out, and that this may be why it could not be loaded.
+	Stripped bool `json:"stripped"`
+	Ended    bool `json:"ended"` // a preview: the message says what the migration does that ends it
 }

@@ -156,8 +156,15 @@ async function openKnexfile() {
     if (config === null || typeof config !== 'object') throw new TypeError('it exports no configuration');
     project.configs = config;
   } catch (err) {
-    throw Object.assign(new Error(`${relative(file)} cannot be loaded: ${brief(err)}`), { cause: err, stack: err && err.stack });
+    throw Object.assign(new Error(`${relative(file)} cannot be loaded: ${brief(err)}`), { cause: err, stack: err && err.stack, stripped: needsLoader(file, err) });
   }
+}
+
+// needsLoader says whether a file could not be loaded as Node by itself takes
+// types out of TypeScript and does nothing else with it.
+function needsLoader(file, err) {
+  const loader = process.execArgv.some((arg) => /tsx|ts-node/.test(arg));
+  return /\.[cm]?ts$/.test(file) && !loader && !!err && (err.name === 'SyntaxError' || err.code === 'ERR_MODULE_NOT_FOUND' || err.code === 'MODULE_NOT_FOUND');
 }
 
 function findKnexfile(from) {
@@ -628,6 +635,7 @@ function errorOf(err, t) {
   if (err && err.refused) return { ...e, refused: true };
   if (err && err.looked) e.looked = err.looked;
   if (typeof (err && err.message) !== 'string') e.message = 'it threw ' + inspect(err);
+  if (err && err.stripped || t.loading && needsLoader(t.loading.path, err)) e.stripped = true;
   if (t.loading) Object.assign(e, { load: true, file: t.loading.path, message: brief(err) }); // a compiler tells what is wrong in a second line
   for (let cause = err, depth = 0; cause && typeof cause === 'object' && depth < 10; cause = cause.cause, depth++) {
     const known = t.errors.get(cause);

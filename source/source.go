@@ -41,6 +41,11 @@ type Options struct {
 	// compiled to. Files with other extensions of Knex's are left out. Defaults
 	// to all that [skein.KnexName] knows.
 	Extensions []string
+	// SortDirsSeparately has the folders run one after the other, in the order in
+	// which they are given, and sorts the files of each by themselves, as
+	// sortDirsSeparately in a knexfile. Otherwise the files of all are sorted
+	// together.
+	SortDirsSeparately bool
 }
 
 // Errors are all that is wrong with the files of a set, sorted by path and line.
@@ -71,7 +76,7 @@ func (e Errors) Unwrap() []error {
 //
 // Where every migration is a .sql file they run in the order of their versions
 // as numbers. Where any is Knex's, Knex's order holds for all: see
-// [CompareNames].
+// [CompareNames] and Options.SortDirsSeparately.
 //
 // What is wrong with files and folders is an error of type [Errors], which holds
 // everything that was found.
@@ -115,6 +120,8 @@ func (f folder) path(name string) string { return f.join(f.shown, name) }
 // A loader gathers migrations, and what is wrong with them.
 type loader struct {
 	extensions []string // of Knex's; nil: all
+	separately bool     // folders are sorted each by itself
+	group      int      // of the migrations of the folder that is read
 	found      []*skein.Migration
 	errs       Errors
 }
@@ -131,7 +138,7 @@ func load(folders []folder, opts *Options) (*skein.Set, error) {
 				return nil, fmt.Errorf("%q is not an extension of Knex migrations: .js and .ts are", ext)
 			}
 		}
-		l.extensions = opts.Extensions
+		l.extensions, l.separately = opts.Extensions, opts.SortDirsSeparately
 	}
 	if len(folders) == 0 {
 		return nil, errors.New("no folder of migrations is given")
@@ -140,6 +147,9 @@ func load(folders []folder, opts *Options) (*skein.Set, error) {
 		if slices.ContainsFunc(folders[:i], func(g folder) bool { return g.shown == f.shown }) {
 			l.fail(f.shown, 0, "the folder is named twice")
 			continue
+		}
+		if l.separately {
+			l.group = i
 		}
 		l.readFolder(f)
 	}
@@ -285,7 +295,7 @@ func (l *loader) add(m *skein.Migration) {
 	if n := utf8.RuneCountInString(m.Name); n > maxName {
 		l.fail(m.Path, 0, "the name has %d characters, and the history has room for %d: shorten it", n, maxName)
 	}
-	m.Version = digits(m.Name)
+	m.Version, m.Group = digits(m.Name), l.group
 	if m.Version == "" && m.Kind == skein.SQL {
 		l.fail(m.Path, 0, "the name must begin with a number, the migration's version: 0001_%[1]s or 20260131120000_%[1]s, for instance", m.Name)
 	}
@@ -482,7 +492,11 @@ func (l *loader) checkNames() {
 	byStem := make(map[string]*skein.Migration)
 	for _, m := range l.found {
 		if first, ok := byName[m.Name]; ok {
-			l.fail(m.Path, 0, "%s has the same name: a history keeps names without folders, so rename the one that has run nowhere", first.Path)
+			advice := ""
+			if m.Kind == skein.Knex {
+				advice = " (Knex runs both and writes the name twice; where that has happened, rename one of the files and one of the two rows)"
+			}
+			l.fail(m.Path, 0, "%s has the same name: a history keeps names without folders, so rename the one that has run nowhere%s", first.Path, advice)
 			continue
 		}
 		byName[m.Name] = m
@@ -513,16 +527,21 @@ func (l *loader) checkNames() {
 func (l *loader) sort() {
 	if !slices.ContainsFunc(l.found, func(m *skein.Migration) bool { return m.Kind == skein.Knex }) {
 		slices.SortStableFunc(l.found, func(a, b *skein.Migration) int {
-			return cmp.Or(compareVersions(a.Version, b.Version), strings.Compare(a.Name, b.Name))
+			return cmp.Or(cmp.Compare(a.Group, b.Group), compareVersions(a.Version, b.Version), strings.Compare(a.Name, b.Name))
 		})
 		return
 	}
-	slices.SortStableFunc(l.found, func(a, b *skein.Migration) int { return CompareNames(a.Name, b.Name) })
+	slices.SortStableFunc(l.found, func(a, b *skein.Migration) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), CompareNames(a.Name, b.Name))
+	})
 
 	// Knex's order is not to be had for SQL files that count 9, 10: run first
 	// with Knex's files about them and then without, they would change places.
 	var highest, highestSQL *skein.Migration
-	for _, m := range l.found {
+	for i, m := range l.found {
+		if i > 0 && m.Group != l.found[i-1].Group {
+			highest, highestSQL = nil, nil
+		}
 		if digits(m.Name) == "" {
 			continue
 		}

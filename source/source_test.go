@@ -226,6 +226,34 @@ func TestFolders(t *testing.T) {
 	wantError(t, err, filepath.Join(billing, "9_c.sql"), 0, "puts 11_d.sql before 9_c.sql")
 }
 
+func TestSortDirsSeparately(t *testing.T) {
+	core := write(t, map[string]string{"5_a.js": "", "9_b.js": "", "10_c.js": ""})
+	billing := write(t, map[string]string{"1_d.js": "", "2_e.sql": up})
+	set, err := source.Load([]string{core, billing}, &source.Options{SortDirsSeparately: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range set.All() {
+		got = append(got, fmt.Sprintf("%d %s", m.Group, m.Name))
+	}
+	if diff := gocmp.Diff([]string{"0 10_c.js", "0 5_a.js", "0 9_b.js", "1 1_d.js", "1 2_e.sql"}, got); diff != "" {
+		t.Errorf("another order (-want +got):\n%s", diff)
+	}
+
+	sql := write(t, map[string]string{"10_b.sql": up, "9_a.sql": up})
+	set, err = source.Load([]string{sql, write(t, map[string]string{"1_c.sql": up})}, &source.Options{SortDirsSeparately: true})
+	if err != nil || set.All()[0].Name != "9_a.sql" || set.All()[2].Name != "1_c.sql" {
+		t.Errorf("of SQL alone the order is %v, %v", set.All(), err)
+	}
+
+	// Two files of one name would be one.
+	same := write(t, map[string]string{"5_a.js": ""})
+	_, err = source.Load([]string{core, same}, &source.Options{SortDirsSeparately: true})
+	wantError(t, err, filepath.Join(same, "5_a.js"), 0, filepath.Join(core, "5_a.js")+" has the same name")
+	wantError(t, err, filepath.Join(same, "5_a.js"), 0, "Knex runs both and writes the name twice")
+}
+
 func TestFolderErrors(t *testing.T) {
 	dir := write(t, map[string]string{"1_a.sql": up})
 	same := write(t, map[string]string{"1_a.sql": up})

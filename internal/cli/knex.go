@@ -147,12 +147,14 @@ func (a *app) settingsFromKnex(ctx context.Context, dir string) (string, error) 
 			Dir        []string `yaml:"dir"`
 			Table      string   `yaml:"table,omitempty"`
 			Extensions []string `yaml:"extensions,omitempty"`
+			Separately bool     `yaml:"sort_dirs_separately,omitempty"`
 		} `yaml:"migrations"`
 		Knex struct {
 			Environment string `yaml:"environment,omitempty"`
 		} `yaml:"knex,omitempty"`
 	}
 	settings.Migrations.Dir, settings.Migrations.Extensions = directories, found.LoadExtensions
+	settings.Migrations.Separately = found.SortDirsSeparately && len(directories) > 1
 	if found.TableName != skein.DefaultKnexTable {
 		settings.Migrations.Table = found.TableName
 	}
@@ -180,9 +182,6 @@ func knexTroubles(found knex.Config) []string {
 	var out []string
 	if found.OwnSource {
 		out = append(out, "migrations.migrationSource is the project's own way to read migrations: Skein reads folders, so name them in migrations.dir")
-	}
-	if found.SortDirsSeparately && len(found.Directories) > 1 {
-		out = append(out, "migrations.sortDirsSeparately runs one folder after the other: Skein sorts all files together, so check the order with skein plan")
 	}
 	if found.SchemaName != "" {
 		out = append(out, fmt.Sprintf("migrations.schemaName is %s: Skein reads Knex's table in the tenant's own schema, so give the tenants this schema", found.SchemaName))

@@ -110,7 +110,9 @@ func whoami() string {
 
 // migrations reads and checks all migration files.
 func (w *workspace) migrations() (*skein.Set, error) {
-	return source.Load(w.cfg.MigrationDirs(), &source.Options{Extensions: w.cfg.Migrations.Extensions})
+	return source.Load(w.cfg.MigrationDirs(), &source.Options{
+		Extensions: w.cfg.Migrations.Extensions, SortDirsSeparately: w.cfg.Migrations.SortDirsSeparately,
+	})
 }
 
 // limits are flags that bound a run, laid over the settings.

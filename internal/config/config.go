@@ -85,6 +85,8 @@ type Migrations struct {
 	// Extensions are those of Knex migrations, with the dot; empty: all that
 	// Knex knows.
 	Extensions []string
+	// SortDirsSeparately has Dirs run one after the other.
+	SortDirsSeparately bool
 }
 
 // Knex says how Knex migrations are run.
@@ -162,6 +164,7 @@ type file struct {
 		Missing    string     `yaml:"missing"`
 		OutOfOrder string     `yaml:"out_of_order"`
 		Extensions stringList `yaml:"extensions"`
+		Separately bool       `yaml:"sort_dirs_separately"`
 	} `yaml:"migrations"`
 	Knex struct {
 		File        string `yaml:"file"`
@@ -357,7 +360,7 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 	c.Migrations.Policy.AllowMissing = choice("SKEIN_MISSING", "migrations.missing", f.Migrations.Missing, "error", "allow") == "allow"
 	c.Migrations.Policy.AllowOutOfOrder = choice("SKEIN_OUT_OF_ORDER", "migrations.out_of_order", f.Migrations.OutOfOrder, "error", "allow") == "allow"
 
-	c.Migrations.Extensions = f.Migrations.Extensions
+	c.Migrations.Extensions, c.Migrations.SortDirsSeparately = f.Migrations.Extensions, f.Migrations.Separately
 	for _, ext := range c.Migrations.Extensions {
 		if !skein.KnexName("x" + ext) {
 			errs = append(errs, at.errorf("migrations.extensions", "%q is not an extension of Knex migrations, such as .js or .ts", ext))
