@@ -250,7 +250,6 @@ func mark(batch []*task) {
 // glimpses are those of a batch. After an error the worker has a session if the
 // vantage could be connected to.
 func (w *worker) glimpses(ctx context.Context, m *Migrator, batch []*task) ([]Glimpse, error) {
-	w.served += len(batch) - 1
 	targets := make([]Target, len(batch))
 	for i, t := range batch {
 		targets[i] = t.tenant.Target
