@@ -80,6 +80,7 @@ func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error
 	// named with its schema.
 	m.add(record, "RESET SESSION AUTHORIZATION", "RESET ROLE")
 	after := s.state.after(step)
+	after.kept.anew = after.kept.anew || setsComment(step)
 	if step.Direction == skein.Down {
 		m.add(record, deleteRecord(s.table(), step.Migration.Name))
 	} else {
@@ -88,9 +89,8 @@ func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error
 	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
 
-	results, err := s.transact(ctx, &m)
+	results, err := s.commit(ctx, &m, after)
 	if err == nil {
-		s.state = after
 		return nil
 	}
 	answer, ok := errors.AsType[*pgconn.PgError](err)
@@ -216,11 +216,11 @@ func (r *stepRunner) Begin(ctx context.Context) error {
 	}
 	r.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
-	results, err := r.transact(ctx, &m)
+	results, err := r.commit(ctx, &m, after)
 	if err != nil {
 		return r.ownError(ctx, &m, results, err)
 	}
-	r.state = after
+	r.state.kept.anew = r.state.kept.anew || setsComment(r.step)
 	if row := results[selected].row; r.step.Direction == skein.Down && row != nil {
 		r.was = fmt.Sprintf("UPDATE %s SET state = 'applied', done = %s, total = %s, fingerprints = NULL, started_at = pg_catalog.to_timestamp(%s) WHERE name = %s",
 			r.table(), row[0], row[1], row[2], quoteLiteral(name))
@@ -343,10 +343,9 @@ func (r *stepRunner) write(ctx context.Context, change func(*script) tenantState
 	m.add(setup, asLoginRole...)
 	after := change(&m)
 	m.add(commit, "COMMIT")
-	if results, err := r.transact(ctx, &m); err != nil {
+	if results, err := r.commit(ctx, &m, after); err != nil {
 		return r.ownError(ctx, &m, results, err)
 	}
-	r.state = after
 	return nil
 }
 

@@ -88,7 +88,7 @@ type tenantState struct {
 	// hasHistory and hasKnexLock say which tables exist.
 	hasHistory, hasKnexLock bool
 	// kept is what the database's comment says of the history. It is only read
-	// with the lock, and for a tenant that has a database to itself.
+	// with the lock.
 	kept kept
 }
 
@@ -247,7 +247,9 @@ func upsertRecords(table string, opts skein.SessionOptions, records []skein.Reco
 }
 
 // nextID is SQL for the id of a new record.
-func nextID(table string) string { return "(SELECT COALESCE(pg_catalog.max(id), 0) + 1 FROM " + table + ")" }
+func nextID(table string) string {
+	return "(SELECT COALESCE(pg_catalog.max(id), 0) + 1 FROM " + table + ")"
+}
 
 // replaceRecord is the end of an INSERT that takes the place of what there was
 // about its migration.

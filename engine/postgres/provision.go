@@ -238,9 +238,10 @@ func (a *administrator) Find(ctx context.Context, site skein.Site) ([]skein.Foun
 	}
 	var found []skein.Found
 	for _, row := range rows {
+		comment, _ := parseTag(row[2])
 		found = append(found, skein.Found{
 			What: row[0], Name: row[1],
-			Ours: site.TenantID != "" && (parseKept(row[2]).comment == site.Mark() || row[3] == site.Mark()),
+			Ours: site.TenantID != "" && (comment == site.Mark() || row[3] == site.Mark()),
 		})
 	}
 	return found, nil

@@ -138,8 +138,8 @@ func dumpTenant(t testing.TB, target skein.Target) string {
 		}
 	}
 	for pattern, word := range map[string]string{
-		`(?m)^\\(un)?restrict.*$`: "",
-		`skein tenant [\w-]+`:     "skein tenant",
+		`(?m)^\\(un)?restrict.*$`:                                     "",
+		`skein tenant [\w-]+( \[skein v1 [^]]*\])?`:                   "skein tenant",
 		`\t\d{4}-\d\d-\d\d [\d:.+]+\t\d{4}-\d\d-\d\d [\d:.+]+\t\d+\t`: "\tTIMES\t",
 	} {
 		text = regexp.MustCompile(pattern).ReplaceAllString(text, word)

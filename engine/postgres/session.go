@@ -35,6 +35,9 @@ type session struct {
 	// read under it, and what the session has changed since.
 	locked bool
 	state  tenantState
+	// owes says that Skein's table was made while the session has had the lock, so
+	// that there was no fingerprint to be written with it.
+	owes bool
 }
 
 var (
@@ -48,6 +51,9 @@ var (
 type script struct {
 	text  strings.Builder
 	spans []span
+	// made is the number of the statement that reads the oid of Skein's table when
+	// that was made, 0 if it is not.
+	made int
 }
 
 // A span is a statement's place in a script, in bytes.
@@ -157,7 +163,8 @@ func (s *session) History(ctx context.Context) (skein.History, error) {
 		return skein.History{}, err
 	}
 	if s.locked {
-		s.state.own, s.state.knex, s.state.knexLocked = state.own, state.knex, state.knexLocked
+		// Another session, of Knex, has changed what there is.
+		s.state.own, s.state.knex, s.state.knexLocked, s.state.kept = state.own, state.knex, state.knexLocked, state.kept
 	}
 	return state.history(), nil
 }
@@ -173,7 +180,11 @@ func (s *session) read(ctx context.Context) (tenantState, error) {
 		// It may be on a connection that others use after it.
 		s.applySettings(&m, true)
 	}
+	at := len(m.spans)
 	m.add(reading, historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
+	if s.locked {
+		m.add(reading, s.keptQuery())
+	}
 	results, err := s.run(ctx, &m)
 	if err != nil {
 		return tenantState{}, s.readError(ctx, err)
@@ -181,7 +192,11 @@ func (s *session) read(ctx context.Context) (tenantState, error) {
 	if resets {
 		s.prepared()
 	}
-	return s.readState(results[len(results)-1].row)
+	state, err := s.readState(results[at].row)
+	if s.locked && err == nil {
+		state.kept = readKept(results[at+1].row)
+	}
+	return state, err
 }
 
 // readState reads the answer to historyQuery.
@@ -243,10 +258,9 @@ func (s *session) Record(ctx context.Context, records []skein.Record) error {
 	m.add(record, upsertRecords(s.table(), s.engine.opts, records))
 	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
-	if results, err := s.transact(ctx, &m); err != nil {
+	if results, err := s.commit(ctx, &m, after); err != nil {
 		return s.ownError(ctx, &m, results, err)
 	}
-	s.state = after
 	return nil
 }
 
@@ -270,17 +284,23 @@ func (s *session) Erase(ctx context.Context, names []string) error {
 	m.add(record, "DELETE FROM "+s.table()+" WHERE name IN ("+strings.Join(quoted, ", ")+")")
 	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
-	if results, err := s.transact(ctx, &m); err != nil {
+	if results, err := s.commit(ctx, &m, after); err != nil {
 		return s.ownError(ctx, &m, results, err)
 	}
-	s.state = after
 	return nil
 }
 
-// createHistory adds Skein's table if the tenant does not have it.
+// createHistory adds Skein's table if the tenant does not have it. It is called
+// before it is worked out what the tenant's state will be.
 func (s *session) createHistory(m *script) {
-	if !s.state.hasHistory {
-		m.add(create, createHistory(s.table()))
+	if s.state.hasHistory {
+		return
+	}
+	m.add(create, createHistory(s.table()))
+	if s.target.Schema == "" {
+		s.state.kept.table = "" // it is not known before the script has run
+		m.made = len(m.spans)
+		m.add(reading, s.tableQuery("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"))
 	}
 }
 
@@ -299,7 +319,6 @@ func (s *session) transact(ctx context.Context, m *script) ([]result, error) {
 	// matter. One that ends before it leaves open what came of the transaction.
 	if n := len(results); n > 0 && results[n-1].tag == "COMMIT" {
 		s.prepared()
-		s.state.hasHistory = true
 		return results, nil
 	}
 	if err == nil {
@@ -307,6 +326,19 @@ func (s *session) transact(ctx context.Context, m *script) ([]result, error) {
 	}
 	s.rollBack(ctx)
 	return results, err
+}
+
+// commit is transact for a script that changes the tenant's state.
+func (s *session) commit(ctx context.Context, m *script, after tenantState) ([]result, error) {
+	results, err := s.transact(ctx, m)
+	if err != nil {
+		return results, err
+	}
+	s.state = after
+	if m.made > 0 && len(results[m.made].row) == 1 {
+		s.state.kept.table, s.owes = string(results[m.made].row[0]), true
+	}
+	return results, nil
 }
 
 // rollBack ends a transaction that was left open. A session whose context ended
@@ -418,19 +450,14 @@ func (s *session) tryLock(ctx context.Context) (bool, error) {
 	m.add(reading,
 		"SELECT pg_catalog.pg_try_advisory_lock("+s.lockKey()+")",
 		historyQuery(schemaExpr(s.target), s.engine.opts.KnexTable))
-	keeps := s.target.Schema == ""
-	if keeps {
-		m.add(reading, keptQuery)
-	}
+	m.add(reading, s.keptQuery())
 	m.add(commit, "COMMIT")
 	results, err := s.run(ctx, &m)
 	got := len(results) > at && string(results[at].row[0]) == "t"
 	if err == nil {
 		s.prepared()
 		s.state, err = s.readState(results[at+1].row)
-		if keeps && err == nil {
-			s.state.kept = readKept(results[at+2].row)
-		}
+		s.state.kept, s.owes = readKept(results[at+2].row), false
 	} else {
 		s.rollBack(ctx)
 		switch {
@@ -490,17 +517,37 @@ func (s *session) Unlock(ctx context.Context) error {
 	s.locked = false
 	// By the oid that was locked: a migration may have changed the search path,
 	// and with it which schema is the first.
-	return s.release(ctx, strconv.Itoa(lockClass)+", "+s.state.schemaOID+"::oid::integer")
+	key := strconv.Itoa(lockClass) + ", " + s.state.schemaOID + "::oid::integer"
+	if s.owes && s.conn.TxStatus() == 'I' {
+		s.owes = false
+		var m script
+		m.add(setup, "BEGIN")
+		before, after := len(m.spans), s.state
+		if s.keepFingerprint(&m, &after); len(m.spans) > before {
+			m.add(commit, "COMMIT")
+			if err := s.releaseAfter(ctx, &m, key); err == nil || s.conn.IsClosed() || ctx.Err() != nil {
+				return err
+			}
+			// What is done is done, and the next run writes the fingerprint.
+			s.rollBack(ctx)
+		}
+	}
+	return s.release(ctx, key)
 }
 
 func (s *session) release(ctx context.Context, key string) error {
-	var m script
+	return s.releaseAfter(ctx, &script{}, key)
+}
+
+// releaseAfter gives the lock back when a script has run.
+func (s *session) releaseAfter(ctx context.Context, m *script, key string) error {
+	at := len(m.spans)
 	m.add(setup, "SELECT pg_catalog.pg_advisory_unlock("+key+")")
-	results, err := s.run(ctx, &m)
+	results, err := s.run(ctx, m)
 	if err != nil {
 		return fmt.Errorf("give the lock back: %w", s.fail(ctx, err))
 	}
-	if string(results[0].row[0]) != "t" {
+	if string(results[at].row[0]) != "t" {
 		return errors.New("give the lock back: the session had lost it: a migration must not call pg_advisory_unlock_all")
 	}
 	return nil

@@ -139,6 +139,7 @@ func (a *administrator) makeTemplate(ctx context.Context, t template, migrate fu
 	}
 	if err := a.transaction(ctx, "close the template",
 		"ALTER DATABASE "+making+" OWNER TO CURRENT_USER",
+		"COMMENT ON DATABASE "+making+" IS "+quoteLiteral(t.mark), // without the fingerprint
 		"ALTER DATABASE "+making+" ALLOW_CONNECTIONS false",
 		"ALTER ROLE "+role+" NOLOGIN PASSWORD NULL"); err != nil {
 		return "", err
