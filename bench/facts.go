@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -58,9 +59,9 @@ func (b *bench) lookAround(ctx context.Context) error {
 	for _, c := range b.contestants {
 		switch c := c.(type) {
 		case *peer:
-			if name := c.name() + " " + c.tool.version; !seen[name] {
+			if name := c.name() + " " + cmp.Or(c.tool.version, "(open build)"); !seen[name] {
 				seen[name] = true
-				f.Versions = append(f.Versions, strings.TrimSpace(name))
+				f.Versions = append(f.Versions, name)
 			}
 		case *knexScript:
 			if !seen["Knex"] {

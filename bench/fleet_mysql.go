@@ -150,5 +150,6 @@ func (f *mysqlFleet) version(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return rows[0][0], nil
+	number, _, _ := strings.Cut(rows[0][0], "-")
+	return "MariaDB " + number, nil
 }

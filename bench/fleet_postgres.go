@@ -213,7 +213,8 @@ func (f *postgresFleet) version(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "PostgreSQL " + rows[0][0], nil
+	number, _, _ := strings.Cut(rows[0][0], " ")
+	return "PostgreSQL " + number, nil
 }
 
 func lines(rows [][]string) string {

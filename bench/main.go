@@ -82,7 +82,7 @@ func parseOptions(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.tenants, "tenants", 200, "tenants of each fleet")
-	flags.IntVar(&o.sample, "sample", 40, "of them, those that other tools are measured on; half as many for anything one by one")
+	flags.IntVar(&o.sample, "sample", 32, "of them, those that other tools are measured on; half as many for anything one by one")
 	flags.IntVar(&o.rounds, "rounds", 3, "each is measured so often, all in turn; the median counts")
 	fleets := flags.String("engines", strings.Join(fleetNames, ","), "fleets to measure on")
 	only := flags.String("only", strings.Join(partNames, ","), "parts to measure")
