@@ -22,6 +22,9 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := mainErr(ctx, os.Args[1:])
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -227,6 +230,9 @@ func (b *bench) gather(ctx context.Context) error {
 		one := *b.skein
 		one.atOnce = atOnce
 		b.contestants = append(b.contestants, &bareLoop{work: b.work, migrations: b.migrations, atOnce: atOnce}, &one)
+	}
+	if !slices.ContainsFunc(b.opts.only, func(part string) bool { return part != partCost && part != partHistory }) {
+		return nil // which are of Skein alone
 	}
 	for _, tool := range peerTools {
 		if !slices.Contains(b.opts.peers, strings.ToLower(tool.name)) {
