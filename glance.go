@@ -27,8 +27,9 @@ type Glancer interface {
 // A Glimpse is what can be told of a tenant without connecting to it. The zero
 // value is that of a tenant of which nothing can be told.
 type Glimpse struct {
-	// History is what the tenant's own tables say, nil if they were not read. Of
-	// a partial migration it may not hold how far it came.
+	// History is what the tenant's own tables say, nil if they were not read:
+	// names, batches and checksums, and no more. Where something began and did not
+	// end it shows that, and may not show how far it came.
 	History *History
 	// Fingerprint is the one that is kept for the tenant, empty if there is none
 	// that can be relied on.

@@ -88,6 +88,12 @@ type Config struct {
 
 	// Neighbours are the ways in which two targets can be next to each other.
 	Neighbours []Neighbours
+
+	// Together makes targets like NewTarget that can be looked at together from
+	// one of them, and Address is the server's own address for such targets, as an
+	// administrator. Both are nil for an engine that is no [skein.Glancer].
+	Together func(t testing.TB, n int) []skein.Target
+	Address  func(t testing.TB, target skein.Target) skein.Target
 }
 
 // Neighbours are two targets that have something in common.
@@ -125,6 +131,7 @@ func Run(t *testing.T, c Config) {
 		{"Timeout", timeoutTests},
 		{"Errors", errorTests},
 		{"Odd", oddTests},
+		{"Glance", glanceTests},
 		{"Race", raceTests},
 		{"Server", serverTests},
 		{"Killed", killedTests},

@@ -88,12 +88,14 @@ func (s *suite) killedAt(t *testing.T, point string) {
 	for line := range p.lines {
 		t.Errorf("it comes to its end, and says %q", line)
 	}
+	s.wantGlance(t, "when it was killed", target, true)
 	e := s.engine()
 	r := s.race(t, e, s.open(t, e, target), target)
 	if r.Err != nil {
 		t.Errorf("the next run: %v", r.Err)
 	}
 	s.wantRaceDone(t, target)
+	s.wantGlance(t, "when the next run has ended", target, len(r.Done) == 0)
 	if _, err := s.open(t, e, target).Lock(t.Context(), 0); err != nil {
 		t.Errorf("the lock after that: %v", err)
 	}

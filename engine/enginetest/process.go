@@ -347,6 +347,7 @@ var killedTests = []namedTest{
 				}
 				s.wantBegun(t, target, m)
 				unlock(t, session)
+				s.wantGlance(t, "when it was killed", target, true)
 
 				if _, partial := s.records(t, target)[m.Name]; !partial {
 					return

@@ -45,6 +45,7 @@ func (e *Engine) Glance(ctx context.Context, on skein.Session, targets []skein.T
 	}
 	var query []string
 	histories := make([]*skein.History, len(databases))
+	odd := make([]bool, len(databases))
 	// A database without any of the tables may as well not exist: only whoever
 	// connects learns that.
 	err := s.flight(ctx, "SELECT TABLE_SCHEMA,TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA IN ("+strings.Join(databases, ",")+
@@ -54,7 +55,11 @@ func (e *Engine) Glance(ctx context.Context, on skein.Session, targets []skein.T
 		}
 		database, table := text(row[0]), text(row[1])
 		i, ok := at[database]
-		if ok && columns[table] != "" {
+		if ok && columns[table] == "" {
+			// A name in other letters may be the same table's to the server, or
+			// another's: whoever connects learns which.
+			odd[i] = true
+		} else if ok {
 			histories[i] = &skein.History{}
 			query = append(query, fmt.Sprintf("SELECT %d,%s FROM %s.%s", i, columns[table], quoteName(database), quoteName(table)))
 		}
@@ -95,7 +100,9 @@ func (e *Engine) Glance(ctx context.Context, on skein.Session, targets []skein.T
 		}
 	}
 	for i, h := range histories {
-		if h != nil {
+		if odd[i] {
+			histories[i] = nil
+		} else if h != nil {
 			*h = found[i].history()
 		}
 	}

@@ -77,6 +77,8 @@ func TestConformance(t *testing.T) {
 				return namedTarget(t, name), namedTarget(t, strings.ToUpper(name))
 			}},
 		},
+		Together: together,
+		Address:  func(t testing.TB, _ skein.Target) skein.Target { return administratorOf(t) },
 	})
 }
 
@@ -97,6 +99,21 @@ func neighbours(t testing.TB) (a, b skein.Target) {
 	b.User, b.Password = a.User, a.Password
 	dbtest.MySQL(t).Exec(t, "", "GRANT ALL PRIVILEGES ON "+quoteName(b.Database)+".* TO "+quoteName(a.User))
 	return a, b
+}
+
+// together are databases of one account.
+func together(t testing.TB, n int) []skein.Target {
+	targets := []skein.Target{newTarget(t)}
+	for range n - 1 {
+		next := targets[0]
+		next.Database = dbtest.UniqueName() + "-" // a name that has to be quoted
+		server := dbtest.MySQL(t)
+		server.Exec(t, "", "CREATE DATABASE "+quoteName(next.Database))
+		t.Cleanup(func() { server.Exec(t, "", "DROP DATABASE "+quoteName(next.Database)) })
+		server.Exec(t, "", "GRANT ALL PRIVILEGES ON "+quoteName(next.Database)+".* TO "+quoteName(next.User))
+		targets = append(targets, next)
+	}
+	return targets
 }
 
 func tables(t testing.TB, target skein.Target) []string {

@@ -20,11 +20,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConformance(t *testing.T) {
 	// A tenant is a database of its own, or a schema: all is to be true of both.
-	t.Run("database", func(t *testing.T) { enginetest.Run(t, conformance(newDatabase)) })
-	t.Run("schema", func(t *testing.T) { enginetest.Run(t, conformance(newSchema)) })
+	t.Run("database", func(t *testing.T) { enginetest.Run(t, conformance(newDatabase, newDatabases)) })
+	t.Run("schema", func(t *testing.T) { enginetest.Run(t, conformance(newSchema, newSchemas)) })
 }
 
-func conformance(newTarget func(testing.TB) skein.Target) enginetest.Config {
+func conformance(newTarget func(testing.TB) skein.Target, together func(testing.TB, int) []skein.Target) enginetest.Config {
 	return enginetest.Config{
 		New:       func(opts skein.SessionOptions) skein.Engine { return New(opts) },
 		NewTarget: newTarget,
@@ -104,6 +104,8 @@ func conformance(newTarget func(testing.TB) skein.Target) enginetest.Config {
 				return a, b
 			}},
 		},
+		Together: together,
+		Address:  func(t testing.TB, _ skein.Target) skein.Target { return administratorOf(t) },
 	}
 }
 
@@ -119,6 +121,24 @@ func newDatabase(t testing.TB) skein.Target {
 	server := dbtest.Postgres(t)
 	name, user, password := server.CreateDatabase(t)
 	return target(server, name, user, password)
+}
+
+func newDatabases(t testing.TB, n int) []skein.Target {
+	targets := make([]skein.Target, n)
+	for i := range targets {
+		targets[i] = newDatabase(t)
+	}
+	return targets
+}
+
+// newSchemas makes targets that are schemas of one database, and of one role.
+func newSchemas(t testing.TB, n int) []skein.Target {
+	first := newSchema(t)
+	targets := []skein.Target{first}
+	for i := 1; i < n; i++ {
+		targets = append(targets, addSchema(t, first, fmt.Sprintf(`Tenant "%d"`, i)))
+	}
+	return targets
 }
 
 // newSchema makes a target that is an empty schema. Its role may do nothing in
