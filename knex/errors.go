@@ -10,7 +10,21 @@ import (
 	"github.com/skeinhq/skein/secret"
 )
 
-func clean(text string, target skein.Target) string { return secret.Scrub(text, target.Password) }
+// clean takes the target's password out of a text, also as Knex writes it into
+// SQL: for PostgreSQL as E'...', for MySQL with a backslash before each quote.
+func clean(text string, target skein.Target) string {
+	password := target.Password.Reveal()
+	secrets := []secret.Secret{target.Password}
+	for _, form := range []string{
+		password,
+		strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(password),
+		strings.NewReplacer(`\`, `\\`, `'`, `\'`, `"`, `\"`).Replace(password),
+	} {
+		// A ? that is not for a value has a backslash before it.
+		secrets = append(secrets, secret.New(form), secret.New(strings.ReplaceAll(form, "?", `\?`)))
+	}
+	return secret.Scrub(text, secrets...)
+}
 
 // A goneError is a worker that ended by itself, and not by a call that could be
 // seen.

@@ -32,8 +32,9 @@ type Options struct {
 	// Dir is the project's folder, from which one would call knex. Defaults to
 	// the working directory.
 	Dir string
-	// Knexfile defaults to the one that Knex finds, in Dir or the nearest folder
-	// above it. A project without one runs on Knex's defaults.
+	// Knexfile is relative to Dir; where it is given, its folder is the project's,
+	// as with knex --knexfile. Defaults to the one that Knex finds, in Dir or the
+	// nearest folder above it. A project without one runs on Knex's defaults.
 	Knexfile string
 	// Env is the environment of the knexfile to use. Defaults to NODE_ENV, or
 	// development.
@@ -277,7 +278,8 @@ type Config struct {
 
 	// What follows is empty or false where the knexfile does not say.
 
-	// Directories are as they are written, relative to the project's folder.
+	// Directories are as they are written, relative to the project's folder: that
+	// of Options.Knexfile, or Options.Dir.
 	Directories []string `json:"directory"`
 	TableName   string   `json:"tableName"`
 	SchemaName  string   `json:"schemaName"`

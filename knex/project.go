@@ -52,6 +52,7 @@ func findProject(opts *Options) (*project, error) {
 		if _, err := os.Stat(p.knexfile); err != nil {
 			return nil, &projectError{msg: fmt.Sprintf("the knexfile %s cannot be read: %v", p.knexfile, cause(err)), hint: "name the file, or leave the setting out to have it found"}
 		}
+		p.dir = filepath.Dir(p.knexfile) // where Knex goes
 	}
 	node := opts.Node
 	if node == "" {

@@ -35,9 +35,12 @@ const migrationsStub = `migrations:
   dir: migrations/tenant
 `
 
+// foundKnexfile is the value of --from-knex without one: the knexfile that Knex
+// finds by itself. No file is called so.
+const foundKnexfile = "the one found"
+
 func (a *app) initCommand() *cobra.Command {
-	var url string
-	var fromKnex bool
+	var url, fromKnex string
 	cmd := &cobra.Command{
 		Use:     "init",
 		GroupID: "set",
@@ -50,13 +53,15 @@ tables up to date.
 The central database is a SQLite file, .skein/central.db, unless --central or
 SKEIN_CENTRAL_URL names another.
 
-With --from-knex the knexfile in this folder is loaded, with Node, and the
-settings say what it says: folders, table, extensions. What is found is told, and
-the mapping of the table that lists the tenants is there to be filled in.
+With --from-knex the knexfile in this folder, or the nearest above it, is loaded
+with Node, and the settings say what it says: folders, table, extensions. What is
+found is told, and the mapping of the table that lists the tenants is there to be
+filled in. --from-knex=FILE is for one that is elsewhere, as knex --knexfile FILE.
 
 ` + exitCodesHelp,
 		Example: `  skein init
   skein init --from-knex
+  skein init --from-knex=src/db/knexfile.ts
   SKEIN_CENTRAL_URL=postgres://skein@db1/central skein init`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -98,15 +103,16 @@ the mapping of the table that lists the tenants is there to be filled in.
 		},
 	}
 	cmd.Flags().StringVar(&url, "central", "", "`address` of the central database to write into a new skein.yaml (one with a password belongs in SKEIN_CENTRAL_URL)")
-	cmd.Flags().BoolVar(&fromKnex, "from-knex", false, "take folders, table and extensions from the project's knexfile")
+	cmd.Flags().StringVar(&fromKnex, "from-knex", "", "take folders, table and extensions from the project's knexfile, or from `FILE`")
+	cmd.Flags().Lookup("from-knex").NoOptDefVal = foundKnexfile
 	return cmd
 }
 
 // writeSettings makes the settings file if it does not exist.
-func (a *app) writeSettings(ctx context.Context, url string, fromKnex bool) error {
+func (a *app) writeSettings(ctx context.Context, url, fromKnex string) error {
 	path, _ := config.Path(a.configPath, a.LookupEnv)
 	kept := func() error {
-		if fromKnex {
+		if fromKnex != "" {
 			return fmt.Errorf("%s exists already: take it away to have one made by --from-knex, or leave --from-knex out", path)
 		}
 		if url != "" {
@@ -132,8 +138,8 @@ func (a *app) writeSettings(ctx context.Context, url string, fromKnex bool) erro
 	}
 	folder := filepath.Dir(path)
 	migrations := migrationsStub
-	if fromKnex {
-		if migrations, err = a.settingsFromKnex(ctx, folder); err != nil {
+	if fromKnex != "" {
+		if migrations, err = a.settingsFromKnex(ctx, folder, fromKnex); err != nil {
 			return err
 		}
 	}

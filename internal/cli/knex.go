@@ -118,9 +118,17 @@ const mappingStub = `
 `
 
 // settingsFromKnex loads the knexfile of the project in a folder, tells what it
-// says, and returns the settings that say the same.
-func (a *app) settingsFromKnex(ctx context.Context, dir string) (string, error) {
-	found, err := knex.ReadConfig(ctx, &knex.Options{Dir: dir})
+// says, and returns the settings that say the same. The file is relative to the
+// working directory, or foundKnexfile.
+func (a *app) settingsFromKnex(ctx context.Context, dir, file string) (string, error) {
+	opts := &knex.Options{Dir: dir}
+	if file != foundKnexfile {
+		var err error
+		if opts.Knexfile, err = filepath.Abs(file); err != nil {
+			return "", fmt.Errorf("find the knexfile: %w", err)
+		}
+	}
+	found, err := knex.ReadConfig(ctx, opts)
 	if err != nil {
 		return "", err
 	}
@@ -150,8 +158,23 @@ func (a *app) settingsFromKnex(ctx context.Context, dir string) (string, error) 
 			Separately bool     `yaml:"sort_dirs_separately,omitempty"`
 		} `yaml:"migrations"`
 		Knex struct {
+			File        string `yaml:"file,omitempty"`
 			Environment string `yaml:"environment,omitempty"`
 		} `yaml:"knex,omitempty"`
+	}
+	if opts.Knexfile != "" {
+		if settings.Knex.File, err = relativeTo(dir, opts.Knexfile); err != nil {
+			return "", err
+		}
+		// The knexfile's paths are relative to it, and those of the settings to dir.
+		for i, d := range directories {
+			if filepath.IsAbs(d) {
+				continue
+			}
+			if directories[i], err = relativeTo(dir, filepath.Join(filepath.Dir(opts.Knexfile), d)); err != nil {
+				return "", err
+			}
+		}
 	}
 	settings.Migrations.Dir, settings.Migrations.Extensions = directories, found.LoadExtensions
 	settings.Migrations.Separately = found.SortDirsSeparately && len(directories) > 1
@@ -165,6 +188,9 @@ func (a *app) settingsFromKnex(ctx context.Context, dir string) (string, error) 
 	for _, dir := range directories {
 		a.notef("  migrations in %s", dir)
 	}
+	if found.Extension == "ts" || found.Extension == "js" {
+		a.notef("  new migrations in its form: skein make --%s NAME", found.Extension)
+	}
 	for _, trouble := range knexTroubles(found) {
 		fmt.Fprintf(a.Err, "  ! %s\n", trouble)
 	}
@@ -174,6 +200,18 @@ func (a *app) settingsFromKnex(ctx context.Context, dir string) (string, error) 
 	}
 	return strings.ReplaceAll(string(text), "$", "$$") +
 		fmt.Sprintf(mappingStub, cmp.Or(found.Engine, skein.PostgreSQL)), nil
+}
+
+// relativeTo is a path as one writes it in a file in dir.
+func relativeTo(dir, path string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		path, err = filepath.Rel(dir, path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find the path from the settings: %w", err)
+	}
+	return filepath.ToSlash(path), nil
 }
 
 // knexTroubles are what a knexfile says that Skein does not do, or does in

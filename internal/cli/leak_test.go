@@ -21,6 +21,7 @@ import (
 
 	"github.com/skeinhq/skein/internal/cli"
 	"github.com/skeinhq/skein/internal/dbtest"
+	"github.com/skeinhq/skein/internal/nodetest"
 	"github.com/skeinhq/skein/secret"
 )
 
@@ -199,6 +200,24 @@ var leakWorlds = map[string]func(*leakWorld){
 		s := w.hide("yaml", 20)
 		w.settings = "encryption:\n  - key: " + s + "\ncentral: {url: [" + s + "], tenants: {password: {x: " + s + "}}}\n"
 	},
+	"the migrations are Knex's": func(w *leakWorld) {
+		nodetest.Link(w.t, w.modules, w.dir, nil)
+		w.file("package.json", `{"name": "leaks", "private": true}`)
+		w.file("knexfile.js", "module.exports = { pg: { client: 'pg' }, mysql: { client: 'mysql2' }, sqlite: { client: 'better-sqlite3', useNullAsDefault: true } };\n")
+		w.file("migrations/tenant/20260101120000_k.js", `exports.up = async (knex) => {
+  const { password } = knex.client.config.connection;
+  console.log('connected with', password, JSON.stringify(knex.client.config.connection));
+  process.stderr.write(encodeURIComponent(password) + '\\n');
+  if (password === undefined) throw new Error('SQLite has none');
+  await knex.raw('select ? as p', [password]);
+  const quoted = knex.raw('?', [password]).toString().replaceAll('?', '\\?'); // as Knex writes it into SQL
+  await knex.raw('select ? as p, no_such_function(' + quoted + ')', [password]).catch((err) => {
+    throw new Error('with ' + password, { cause: err });
+  });
+};
+exports.down = () => {};
+`)
+	},
 	"a server's address is malformed": func(w *leakWorld) {
 		w.settings += "  bad: {url: \"postgres://u:" + w.hide("server", 20) + "%zz@h/d\"}\n"
 	},
@@ -224,6 +243,8 @@ type leakWorld struct {
 	typed, clear string
 	key          string
 
+	modules string // a node_modules with Knex
+
 	programs  map[string]bool // that ran
 	files     map[string]bool // that the test itself wrote
 	databases []func() string // their contents that Skein wrote
@@ -244,6 +265,7 @@ func newLeakWorld(t *testing.T) *leakWorld {
 		t: t, dir: t.TempDir(), hidden: make(map[string]string), files: make(map[string]bool), programs: make(map[string]bool),
 		typed: "x7q-typed-password", clear: "x7q-clear-password",
 	}
+	w.modules = nodetest.Modules(t, filepath.FromSlash("../../knex/testdata/modules/package.json"))
 	t.Chdir(w.dir)
 	pg, my := dbtest.Postgres(t), dbtest.MySQL(t)
 	prefix := dbtest.UniqueName()[len("skein_test_"):]
@@ -430,6 +452,9 @@ func (w *leakWorld) searchWhatStays() {
 		name, err := filepath.Rel(w.dir, path)
 		if err != nil || w.files[name] {
 			return err
+		}
+		if d.Type()&fs.ModeSymlink != 0 {
+			return nil // Knex's packages
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {

@@ -451,6 +451,9 @@ func (a *app) tellFailure(tenants string, err error) {
 
 // excerpt is the first lines of a statement, cut to a readable width.
 func excerpt(statement string, limit int) []string {
+	if statement == "" {
+		return nil // of a migration of Knex's that threw an error of its own
+	}
 	var out []string
 	lines := strings.Split(strings.TrimSpace(statement), "\n")
 	for i, line := range lines {

@@ -95,9 +95,7 @@ func quoteAll(words []string) []string {
 func (a *app) printStop(slug string, stop skein.Stop, leftovers []skein.Leftover) {
 	fmt.Fprintf(a.Out, "\n%s %s\n", a.term.OnOut(ui.Red, "!"), ui.Printable(stop.Summary()))
 	for _, line := range excerpt(stop.Statement, 6) {
-		if line != "" {
-			fmt.Fprintf(a.Out, "    %s\n", a.term.OnOut(ui.Dim, line))
-		}
+		fmt.Fprintf(a.Out, "    %s\n", a.term.OnOut(ui.Dim, line))
 	}
 	if stop.Changed > 0 {
 		fmt.Fprintf(a.Out, "  Its statement %d has run here, and is another in the file now.\n", stop.Changed)
