@@ -68,7 +68,7 @@ func parseTag(comment string) (string, tag) {
 
 // withoutTag is SQL for a comment without its tag.
 func withoutTag(comment string) string {
-	return "pg_catalog.regexp_replace(" + comment + `, ' ?\[skein v1 [^]]*\]$', '')`
+	return "pg_catalog.regexp_replace(" + comment + `, ' ?\[skein v1 [A-Za-z0-9_-]{8} [A-Za-z0-9_-]{22} [0-9a-f]{8}\]$', '')`
 }
 
 // kept is what is known of the comment of the session's database.

@@ -147,6 +147,13 @@ func TestServerInTrouble(t *testing.T) {
 		if history, err := s.History(t.Context()); err != nil || len(history.Records) != 1 {
 			t.Errorf("the history is %+v, %v", history, err)
 		}
+		// It may be behind its primary, and takes no fingerprint.
+		if glimpses, err := e.Glance(t.Context(), s, []skein.Target{target}); err != nil || glimpses[0] != (skein.Glimpse{}) {
+			t.Errorf("of tenants of a standby it is told %+v, %v", glimpses, err)
+		}
+		if kept, err := s.Kept(t.Context()); err != nil || kept.Writable {
+			t.Errorf("what is kept is %+v, %v", kept, err)
+		}
 		lock(t, s)
 		_, err := s.Apply(t.Context(), step(t, "2.sql", "CREATE TABLE two (id int)", false))
 		wantAnswer(t, err, skein.Permanent, readOnlyTransaction, "read-only transaction", "standby")
