@@ -100,22 +100,21 @@ func (s *session) keptQuery() string {
 	}
 	table := "NULL"
 	if s.target.Schema == "" {
-		table = "(" + s.tableQuery("d.oid") + ")"
+		named := func(table string) string {
+			return "pg_catalog.to_regclass(n.n::text || '.' || " + quoteLiteral(quoteIdent(table)) + ")"
+		}
+		table = "(" + tableQuery("d.oid", "COALESCE("+named(skein.HistoryTable)+", "+named(s.engine.opts.KnexTable)+")") + " FROM (SELECT " + schemaExpr(s.target) + ") n (n))"
 	}
 	return "SELECT " + name + ", " + comment + ", " + plain + ` AND pg_catalog.pg_has_role(session_user, d.datdba, 'USAGE') AND NOT pg_catalog.pg_is_in_recovery(), ` + table + `
 	FROM pg_catalog.pg_database d` + commentOfDatabase + " WHERE d.datname = pg_catalog.current_database()"
 }
 
-// tableQuery reads the TABLE that the session's history has: Skein's table, or
-// Knex's where there is no other. database is SQL for the oid of its database.
-func (s *session) tableQuery(database string) string {
-	named := func(table string) string {
-		return "pg_catalog.to_regclass(n.n::text || '.' || " + quoteLiteral(quoteIdent(table)) + ")"
-	}
-	return "SELECT CASE WHEN s.objid IS NULL THEN '" + noTable + "' ELSE pg_catalog.lpad(pg_catalog.to_hex(s.objid::bigint), 8, '0') END" +
-		" FROM (SELECT COALESCE(" + named(skein.HistoryTable) + ", " + named(s.engine.opts.KnexTable) + ")::oid FROM (SELECT " + schemaExpr(s.target) + ") n (n)) t (oid)" +
-		` LEFT JOIN pg_catalog.pg_shdepend s ON s.objid = t.oid AND s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.objsubid = 0 AND s.deptype = 'o'
-		AND s.dbid = ` + database
+// tableQuery reads the TABLE that a history has: Skein's table, or Knex's where
+// there is no other. Both arguments are SQL, for the oid of the database and for
+// the table's regclass.
+func tableQuery(database, table string) string {
+	return "SELECT COALESCE((SELECT pg_catalog.lpad(pg_catalog.to_hex(s.objid::bigint), 8, '0') FROM pg_catalog.pg_shdepend s WHERE s.dbid = " + database +
+		" AND s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.objid = " + table + " AND s.objsubid = 0 AND s.deptype = 'o'), '" + noTable + "')"
 }
 
 func readKept(row [][]byte) kept {
@@ -149,6 +148,14 @@ func (e *Engine) scope(t skein.Target) string {
 // A session in a schema takes the fingerprint away: it may be that of sessions
 // which come to the same schema by their search path.
 func (s *session) keepFingerprint(m *script, after *tenantState) {
+	s.writeTag(m, after)
+	if m.makes && after.kept.writable && s.target.Schema == "" {
+		m.made = len(m.spans)
+		m.add(reading, tableQuery("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())", "pg_catalog.to_regclass("+quoteLiteral(s.table())+")"))
+	}
+}
+
+func (s *session) writeTag(m *script, after *tenantState) {
 	k := &after.kept
 	var want tag
 	if print := after.history().Fingerprint(); print != "" && k.table != "" && s.target.Schema == "" {

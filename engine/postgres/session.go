@@ -51,9 +51,10 @@ var (
 type script struct {
 	text  strings.Builder
 	spans []span
-	// made is the number of the statement that reads the oid of Skein's table when
-	// that was made, 0 if it is not.
-	made int
+	// makes says that Skein's table is made, and made is then the number of the
+	// statement that reads its oid, 0 if there is none.
+	makes bool
+	made  int
 }
 
 // A span is a statement's place in a script, in bytes.
@@ -297,11 +298,8 @@ func (s *session) createHistory(m *script) {
 		return
 	}
 	m.add(create, createHistory(s.table()))
-	if s.target.Schema == "" {
-		s.state.kept.table = "" // it is not known before the script has run
-		m.made = len(m.spans)
-		m.add(reading, s.tableQuery("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"))
-	}
+	m.makes = true
+	s.state.kept.table = "" // it is not known before the script has run
 }
 
 var errNotLocked = errors.New("the session does not have the tenant's lock")
