@@ -29,7 +29,7 @@ var (
 )
 
 // closedSets are the fields whose values the page lists completely.
-var closedSets = []string{"event", "result", "state", "kind", "class", "direction", "reason"}
+var closedSets = []string{"event", "result", "state", "source", "fingerprint", "kind", "class", "direction", "reason"}
 
 func readDocumented(path string) (documented, error) {
 	data, err := os.ReadFile(path)

@@ -29,8 +29,8 @@ fingerprint that is kept of each tenant's history with the history itself.
 PostgreSQL tenants with a database each have a fingerprint, at the end of the
 database's comment. By it migrate, plan and status know without connecting that
 a tenant is up to date. It is written together with the history, and is wrong
-only where somebody else changed the history: rows deleted by hand, a rollback by
-Knex alone, a dump restored into the same database.
+only where somebody else changed rows of the history: by hand, by a rollback of
+Knex alone, by restoring data into the tables that are there.
 
 A fingerprint that is missing is written, and one that is wrong is mended. The
 exit code is 1 if one was wrong, mended or not.
@@ -115,7 +115,11 @@ func (a *app) printVerified(sum skein.Summary, counts map[skein.FingerprintState
 		fmt.Fprintln(out, "No tenant to verify")
 		return nil
 	}
-	fmt.Fprintf(out, "%s verified in %s\n", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration))
+	fmt.Fprintf(out, "%s verified in %s", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration))
+	if sum.Failed > 0 {
+		fmt.Fprint(out, ": ", term.OnOut(ui.Red, ui.Count(sum.Failed)+" failed"))
+	}
+	fmt.Fprintln(out)
 	written, mended := "written now", "mended now"
 	if !mend {
 		written, mended = "left so", "left so"
