@@ -586,6 +586,24 @@ func TestFingerprintOfReplacedHistories(t *testing.T) {
 			execAs(t, target, "CREATE SCHEMA attic; ALTER TABLE skein_migrations SET SCHEMA attic")
 			return target
 		}, "stale"},
+		{"the role's search path leads elsewhere", func(t *testing.T, target skein.Target) skein.Target {
+			execAs(t, target, "CREATE SCHEMA other")
+			server.Exec(t, "", "ALTER ROLE "+target.User+" SET search_path TO other")
+			return target
+		}, "stale"},
+		{"reverted as a role that does not own the database", func(t *testing.T, target skein.Target) skein.Target {
+			other := target
+			other.User, other.Password = addRole(t, "LOGIN")
+			server.Exec(t, target.Database, "GRANT ALL ON SCHEMA public TO "+other.User+"; GRANT ALL ON ALL TABLES IN SCHEMA public TO "+other.User)
+			t.Cleanup(func() { server.Exec(t, target.Database, "DROP OWNED BY "+other.User) })
+			s := open(t, New(skein.SessionOptions{}), other)
+			lock(t, s)
+			if err := s.Erase(t.Context(), []string{"1.sql"}); err != nil {
+				t.Fatal(err)
+			}
+			unlock(t, s)
+			return target
+		}, "stale"},
 		{"the table rewritten", func(t *testing.T, target skein.Target) skein.Target {
 			execAs(t, target, "VACUUM FULL skein_migrations")
 			execAs(t, target, "ALTER TABLE skein_migrations ADD COLUMN note text DEFAULT clock_timestamp()::text")
@@ -650,7 +668,7 @@ func TestFingerprintOfReplacedHistories(t *testing.T) {
 				}
 			}
 			state := map[string]skein.FingerprintState{"right": skein.FingerprintRight, "nothing": skein.FingerprintMissing, "stale": skein.FingerprintWrong}[test.want]
-			if test.name == "the table moved to another schema" {
+			if test.name == "the table moved to another schema" || test.name == "the role's search path leads elsewhere" {
 				state = skein.FingerprintMissing // the session's own history has another table
 			}
 			if got := verify(t, target); got != state {
@@ -681,6 +699,10 @@ func TestFingerprintOfKnexTables(t *testing.T) {
 	}
 	if got := verify(t, target); got != skein.FingerprintWrong {
 		t.Errorf("after Knex applied one, verify says %q", got)
+	}
+	execAs(t, target, "DELETE FROM knex_migrations WHERE name = '2.js'")
+	if got := look(t, target)[0].Fingerprint; got == "" || got == fingerprint(t, target) {
+		t.Error("what Knex reverted is noticed, and the documentation says it is not")
 	}
 	execAs(t, target, "DROP TABLE knex_migrations; DROP TABLE knex_migrations_lock")
 	execAs(t, target, config.Knex)
