@@ -233,8 +233,8 @@ const firstCatalogued = "3000000000"
 
 func catalogued(i int) string { return fmt.Sprintf("catalogued%06d", i) }
 
-// catalogue adds rows to the catalog until there are n databases which look like an
-// existing one, with its comment. Nobody can connect to them.
+// catalogue adds rows to the shared catalogs until there are n databases which look
+// like an existing one, with its comment and its owners. Nobody can connect to them.
 func (f *postgresFleet) catalogue(ctx context.Context, database string, n int) error {
 	columns, err := f.exec(ctx, "postgres", `SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
 		WHERE attrelid = 'pg_database'::regclass AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('oid', 'datname')`)
@@ -246,14 +246,18 @@ func (f *postgresFleet) catalogue(ctx context.Context, database string, n int) e
 			FROM generate_series(0, %[2]d) i WHERE NOT EXISTS (SELECT FROM pg_database d WHERE d.oid = (%[1]s + i)::oid);
 		INSERT INTO pg_database (oid, datname, %[3]s) SELECT w.oid, w.name, %[3]s FROM pg_database d, wanted w WHERE d.datname = %[4]s;
 		INSERT INTO pg_shdescription (objoid, classoid, description) SELECT w.oid, c.classoid, c.description
-			FROM wanted w, pg_shdescription c JOIN pg_database d ON d.oid = c.objoid AND c.classoid = 'pg_database'::regclass WHERE d.datname = %[4]s`,
-		firstCatalogued, n-1, columns[0][0], quote(database)), "ANALYZE pg_database, pg_shdescription")
+			FROM wanted w, pg_shdescription c JOIN pg_database d ON d.oid = c.objoid AND c.classoid = 'pg_database'::regclass WHERE d.datname = %[4]s;
+		INSERT INTO pg_shdepend (dbid, classid, objid, objsubid, refclassid, refobjid, deptype)
+			SELECT w.oid, s.classid, s.objid, s.objsubid, s.refclassid, s.refobjid, s.deptype
+			FROM wanted w, pg_shdepend s JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = %[4]s`,
+		firstCatalogued, n-1, columns[0][0], quote(database)), "ANALYZE pg_database, pg_shdescription, pg_shdepend")
 	return err
 }
 
 // forget takes these rows away again.
 func (f *postgresFleet) forget(ctx context.Context) error {
 	_, err := f.exec(ctx, "postgres", fmt.Sprintf(`SET allow_system_table_mods = on;
-		DELETE FROM pg_shdescription WHERE objoid >= %[1]s::oid; DELETE FROM pg_database WHERE oid >= %[1]s::oid`, firstCatalogued))
+		DELETE FROM pg_shdepend WHERE dbid >= %[1]s::oid; DELETE FROM pg_shdescription WHERE objoid >= %[1]s::oid;
+		DELETE FROM pg_database WHERE oid >= %[1]s::oid`, firstCatalogued))
 	return err
 }
