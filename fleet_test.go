@@ -102,6 +102,7 @@ func (s *memorySession) History(context.Context) (skein.History, error) {
 func (s *memorySession) Lock(ctx context.Context, _ time.Duration) (skein.History, error) {
 	return s.History(ctx)
 }
+
 func (s *memorySession) Processors(context.Context) (int, error) {
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()

@@ -169,11 +169,11 @@ func (s *glancerSession) Kept(context.Context) (skein.Kept, error) {
 }
 
 func (s *glancerSession) Keep(context.Context) error {
-	print := s.engine.history(s.target.Database).Fingerprint()
+	now := s.engine.history(s.target.Database).Fingerprint()
 	s.engine.mu.Lock()
 	defer s.engine.mu.Unlock()
-	if s.engine.kept[s.target.Database] != print {
-		s.engine.kept[s.target.Database] = print
+	if s.engine.kept[s.target.Database] != now {
+		s.engine.kept[s.target.Database] = now
 		s.engine.keeps++
 	}
 	return nil
@@ -1063,19 +1063,19 @@ func TestFingerprint(t *testing.T) {
 		"swapped checksums": all(record("1.sql", "b"), record("2.sql", "a")),
 		"a name with both":  all(record("1.sql\" a\n\"2.sql", "b")),
 	} {
-		print := h.Fingerprint()
-		if other, ok := seen[print]; ok || print == "" {
-			t.Errorf("%s has the fingerprint %q, as %s", name, print, other)
+		got := h.Fingerprint()
+		if other, ok := seen[got]; ok || got == "" {
+			t.Errorf("%s has the fingerprint %q, as %s", name, got, other)
 		}
-		seen[print] = name
+		seen[got] = name
 	}
 	for name, h := range map[string]skein.History{
 		"applying":  all(record("1.sql", "a", func(r *skein.Record) { r.State = skein.Applying })),
 		"reverting": all(record("1.sql", "a", func(r *skein.Record) { r.State = skein.Reverting })),
 		"open":      {KnexOpen: []skein.Record{record("1.js", "")}},
 	} {
-		if print := h.Fingerprint(); print != "" {
-			t.Errorf("a history in which something is %s has the fingerprint %s", name, print)
+		if got := h.Fingerprint(); got != "" {
+			t.Errorf("a history in which something is %s has the fingerprint %s", name, got)
 		}
 	}
 }

@@ -158,8 +158,8 @@ func (s *session) keepFingerprint(m *script, after *tenantState) {
 func (s *session) writeTag(m *script, after *tenantState) {
 	k := &after.kept
 	var want tag
-	if print := after.history().Fingerprint(); print != "" && k.table != "" && s.target.Schema == "" {
-		want = tag{s.engine.scope(s.target), print, k.table}
+	if now := after.history().Fingerprint(); now != "" && k.table != "" && s.target.Schema == "" {
+		want = tag{s.engine.scope(s.target), now, k.table}
 	}
 	if !k.writable || k.tag == want {
 		return

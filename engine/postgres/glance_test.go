@@ -375,9 +375,15 @@ func TestFingerprintInOtherEncodings(t *testing.T) {
 		encoding, comment string
 		told              bool
 	}{
-		{"UTF8", "Ámos 東京", true}, {"LATIN1", "Amos", true}, {"WIN1252", "Amos", true}, {"SQL_ASCII", "Ámos 東京", true}, {"EUC_JP", "", true},
+		{"UTF8", "Ámos 東京", true},
+		{"LATIN1", "Amos", true},
+		{"WIN1252", "Amos", true},
+		{"SQL_ASCII", "Ámos 東京", true},
+		{"EUC_JP", "", true},
 		// In WIN1252 there is no 0x81, which is half of Á.
-		{"WIN1252", "Ámos", false}, {"LATIN1", "Ámos", false}, {"EUC_JP", "Ámos", false},
+		{"WIN1252", "Ámos", false},
+		{"LATIN1", "Ámos", false},
+		{"EUC_JP", "Ámos", false},
 	} {
 		t.Run(test.encoding+" "+test.comment, func(t *testing.T) {
 			target := newDatabase(t)

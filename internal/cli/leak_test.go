@@ -113,6 +113,7 @@ var leakCalls = []struct {
 	}},
 	{"migrate:all-tenants", []leakCall{{}}},
 	{"status", []leakCall{{}, {args: "good-pg"}, {args: "good-my"}, {args: "wrong"}, {args: "broken"}, {args: "unreachable"}}},
+	{"verify", []leakCall{{}, {args: "good-pg good-my --dry-run"}}},
 	{"rollback", []leakCall{{args: "--all --yes"}, {args: "good-pg"}}},
 	{"unlock", []leakCall{{args: "good-pg"}, {args: "wrong"}, {args: "broken"}, {args: "unreachable --force"}}},
 	{"doctor", []leakCall{{}}},
