@@ -94,17 +94,6 @@ func (b *bench) logged() string {
 	return tail(string(text), 15)
 }
 
-// size is how many tenants of a fleet a contestant is measured on.
-func (b *bench) size(c contestant) int {
-	switch {
-	case c.whole():
-		return b.opts.tenants
-	case c.parallel() == 1:
-		return b.opts.oneByOne()
-	}
-	return b.opts.peerTenants()
-}
-
 // partFleets is the part of the benchmark in which all contestants go over fleets.
 const partFleets = "fleets"
 
@@ -149,20 +138,9 @@ func (b *bench) overFleet(ctx context.Context, f fleet) error {
 	}
 	for round := range b.opts.rounds {
 		for i := range b.contestants {
-			// Each begins once, so that no place in the round is anybody's.
-			c := b.contestants[(i+round)%len(b.contestants)]
-			err := b.cycle(ctx, f, c, b.size(c), func(o operation, s step) error {
-				done, err := b.measure(ctx, f, o, s)
-				if err != nil {
-					return err
-				}
-				r := b.record.row(b.key(f, o, c, s))
-				r.Samples = append(r.Samples, done)
-				b.say("%s, round %d of %d: %s of %s, %d at once: %s tenants/s", f.name(), round+1, b.opts.rounds, o, r.Who, r.AtOnce,
-					digits(float64(done.Tenants)/done.Seconds))
-				return nil
-			})
-			if err != nil {
+			// Each round begins elsewhere, so that no place in it is anybody's.
+			c := b.contestants[(i+round*len(b.contestants)/b.opts.rounds)%len(b.contestants)]
+			if err := b.turn(ctx, f, c, round); err != nil {
 				return err
 			}
 		}
@@ -170,9 +148,49 @@ func (b *bench) overFleet(ctx context.Context, f fleet) error {
 	return f.drop(ctx)
 }
 
-// cycle takes new tenants through all operations with one contestant, and has each
-// step done by do.
-func (b *bench) cycle(ctx context.Context, f fleet, c contestant, n int, do func(operation, step) error) error {
+// turn is a contestant's turn in a round.
+func (b *bench) turn(ctx context.Context, f fleet, c contestant, round int) error {
+	timed := func(o operation, s step) error {
+		done, err := b.measure(ctx, f, o, s)
+		if err != nil {
+			return err
+		}
+		r := b.record.row(b.key(f, o, c, s))
+		r.Samples = append(r.Samples, done)
+		b.say("%s, round %d of %d: %s of %s, %d at once: %s tenants/s", f.name(), round+1, b.opts.rounds, o, r.Who, r.AtOnce,
+			digits(float64(done.Tenants)/done.Seconds))
+		return nil
+	}
+	n := b.opts.sampled()
+	if c.parallel() == 1 {
+		n = b.opts.oneByOne()
+	}
+	if !c.whole() {
+		return b.cycle(ctx, f, c, n, b.operations(), timed)
+	}
+	// What changes tenants takes longer where there are more of them, so all are
+	// changed in fleets of the same size. Where nothing is changed it does not
+	// matter, but the start of one process for all does.
+	changes := slices.DeleteFunc(b.operations(), func(o operation) bool { return o == opNothing })
+	if slices.ContainsFunc(changes, b.opts.wants) {
+		if err := b.cycle(ctx, f, c, n, changes, timed); err != nil {
+			return err
+		}
+	}
+	if !b.opts.wants(opNothing) {
+		return nil
+	}
+	return b.cycle(ctx, f, c, b.opts.tenants, []operation{opFresh, opNothing}, func(o operation, s step) error {
+		if o == opFresh {
+			return b.run(ctx, s)
+		}
+		return timed(o, s)
+	})
+}
+
+// cycle takes new tenants through operations with one contestant, and has each step
+// done by do.
+func (b *bench) cycle(ctx context.Context, f fleet, c contestant, n int, operations []operation, do func(operation, step) error) error {
 	tenants := f.tenants(n)
 	out := f.name() + " " + c.name()
 	if b.out[out] {
@@ -184,7 +202,7 @@ func (b *bench) cycle(ctx context.Context, f fleet, c contestant, n int, do func
 	if err := f.create(ctx, n); err != nil {
 		return err
 	}
-	for _, o := range b.operations() {
+	for _, o := range operations {
 		steps, err := c.steps(ctx, f, o, tenants)
 		if err != nil {
 			return err
@@ -289,7 +307,7 @@ func (b *bench) countFlights(ctx context.Context, f fleet) error {
 		if c.parallel() == 1 {
 			continue // the same as many at once
 		}
-		err := b.cycle(ctx, via, c, counted, func(o operation, s step) error {
+		err := b.cycle(ctx, via, c, counted, b.operations(), func(o operation, s step) error {
 			if s.who == whoPgbench {
 				return nil
 			}

@@ -19,7 +19,8 @@ type contestant interface {
 	// parallel is how many tenants are worked on at once.
 	parallel() int
 
-	// whole says whether it is measured on the whole fleet, or on a part.
+	// whole says whether it goes over the whole fleet where there is nothing to do,
+	// or over a part like the others.
 	whole() bool
 
 	// steps are what it does for an operation on tenants that are in the state

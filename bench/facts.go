@@ -17,7 +17,7 @@ type facts struct {
 	Day      string
 	Took     time.Duration
 	Tenants  int
-	Sample   int // of them, for other tools
+	Sample   int // of them, where they are changed, and for other tools
 	One      int // of them, for anything one by one
 	Rounds   int
 	Machine  []string
@@ -35,7 +35,7 @@ const tmpfs = 0x01021994
 func (b *bench) lookAround(ctx context.Context) error {
 	f := &b.facts
 	f.Day = b.begin.UTC().Format(time.DateOnly)
-	f.Tenants, f.Sample, f.One, f.Rounds = b.opts.tenants, b.opts.peerTenants(), b.opts.oneByOne(), b.opts.rounds
+	f.Tenants, f.Sample, f.One, f.Rounds = b.opts.tenants, b.opts.sampled(), b.opts.oneByOne(), b.opts.rounds
 
 	f.Machine = append(f.Machine, fmt.Sprintf("%d cores (%s), %s of memory", runtime.NumCPU(), fieldOf("/proc/cpuinfo", "model name"), memory()))
 	var system syscall.Utsname

@@ -61,7 +61,7 @@ var (
 
 type options struct {
 	tenants int // of each fleet
-	sample  int // of them, where a tool takes long
+	sample  int // of them, where they are changed, or a process each is started
 	rounds  int
 	fleets  []string
 	only    []string
@@ -75,17 +75,17 @@ type options struct {
 
 func (o *options) wants(part operation) bool { return slices.Contains(o.only, string(part)) }
 
-// peerTenants is how many tenants other tools are measured on.
-func (o *options) peerTenants() int { return min(o.sample, o.tenants) }
+// sampled is how many tenants are changed at a time.
+func (o *options) sampled() int { return min(o.sample, o.tenants) }
 
 // oneByOne is how many tenants are enough for what works on one at a time.
-func (o *options) oneByOne() int { return min((o.sample+1)/2, o.tenants) }
+func (o *options) oneByOne() int { return min((o.sample+3)/4, o.tenants) }
 
 func parseOptions(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.tenants, "tenants", 200, "tenants of each fleet")
-	flags.IntVar(&o.sample, "sample", 32, "of them, those that other tools are measured on; half as many for anything one by one")
+	flags.IntVar(&o.sample, "sample", 64, "of them, those that are changed, and that other tools look at; a quarter for anything one by one")
 	flags.IntVar(&o.rounds, "rounds", 3, "each is measured so often, all in turn; the median counts")
 	fleets := flags.String("engines", strings.Join(fleetNames, ","), "fleets to measure on")
 	only := flags.String("only", strings.Join(partNames, ","), "parts to measure")

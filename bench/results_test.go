@@ -113,7 +113,7 @@ func TestMarkdown(t *testing.T) {
 	r.row(rowKey{part: partFleets, fleet: mysql, op: opFresh, who: "broken", atOnce: defaultAtOnce}).Note = "failed"
 	text := markdown(facts{Day: "2026-01-05", Took: 90 * time.Second, Tenants: 1200, Sample: 40, Rounds: 3, Missing: []string{"Atlas is not here"}}, r)
 	for _, want := range []string{
-		"in 1m30s: 1,200 tenants a fleet",
+		"in 1m30s: 1,200 tenants a fleet where Skein has nothing to do, 40 where",
 		"Not in the run: Atlas is not here",
 		"| *pgbench -C, trust* | 8 | 320 (320–320) | 1.00 |",               // the limit is in italics
 		"| goose | 8 | 80.0 (72.0–88.0) | 0.25 | 2.88 | 250 |",             // of pgbench; Skein --full-check; Skein
