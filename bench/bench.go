@@ -34,7 +34,7 @@ type bench struct {
 	record      *record
 	facts       facts
 	shapes      map[string]string // of a migrated tenant, by fleet and operation
-	out         map[string]bool   // contestants that failed, by fleet
+	dropped     map[string]bool   // contestants that failed, by fleet
 }
 
 // say tells how far the run is.
@@ -192,8 +192,8 @@ func (b *bench) turn(ctx context.Context, f fleet, c contestant, round int) erro
 // done by do.
 func (b *bench) cycle(ctx context.Context, f fleet, c contestant, n int, operations []operation, do func(operation, step) error) error {
 	tenants := f.tenants(n)
-	out := f.name() + " " + c.name()
-	if b.out[out] {
+	who := f.name() + " " + c.name()
+	if b.dropped[who] {
 		return nil
 	}
 	if steps, err := c.steps(ctx, f, opFresh, tenants); err != nil || len(steps) == 0 {
@@ -224,7 +224,7 @@ func (b *bench) cycle(ctx context.Context, f fleet, c contestant, n int, operati
 			}
 			b.say("%v", err)
 			b.say("%s is left out of %s from here on", c.name(), f.name())
-			b.out[out] = true
+			b.dropped[who] = true
 			b.record.row(b.key(f, o, c, s)).Note = "failed"
 			return nil
 		}

@@ -105,7 +105,7 @@ func (b *bench) register(ctx context.Context, f fleet) error {
 		return err
 	}
 	args := []string{"migrate", "--all"}
-	if f.name() == "schemas" || f.engine() == mysql {
+	if f.name() == schemaFleet || f.engine() == mysql {
 		args = append(args, "--baseline", b.migrations[f.engine()][5].Name[:4])
 	}
 	return b.run(ctx, forAll("", n, b.skein.command(dir, opFresh, args...)))
@@ -142,16 +142,17 @@ func (b *bench) costSteps(ctx context.Context, f fleet, tenants []tenant) ([]ste
 	if b.skein.fullCheck {
 		steps = append(steps, forAll(whoFullCheck, n, b.skein.command(dir, opNothing, "migrate", "--all", "--full-check")))
 	}
+	kinds := []bool{f.name() == schemaFleet} // whether connections are kept
+	if f.engine() == mysql {
+		kinds = append(kinds, true)
+	}
 	loop := &bareLoop{work: dir, migrations: b.migrations, atOnce: defaultAtOnce}
-	for who, kept := range map[string]bool{whoBare: f.name() == "schemas", whoBareKept: true} {
-		if who == whoBareKept && f.engine() != mysql {
-			continue
-		}
+	for i, kept := range kinds {
 		s, err := loop.step(f, loopJob{Op: opNothing, Tenants: tenants, Kept: kept, History: "skein_migrations"})
 		if err != nil {
 			return nil, err
 		}
-		s.who = who
+		s.who = []string{whoBare, whoBareKept}[i]
 		steps = append(steps, s)
 	}
 	return steps, nil

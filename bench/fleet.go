@@ -16,6 +16,10 @@ const (
 	sqlite   = "sqlite"
 )
 
+// schemaFleet is the name of the fleet of schemas; the others are called as their
+// engines.
+const schemaFleet = "schemas"
+
 // A tenant is where one tenant's data lives. The names in JSON are what
 // knex/fleet.js reads.
 type tenant struct {

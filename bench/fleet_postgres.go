@@ -23,7 +23,7 @@ type postgresFleet struct {
 
 func (f *postgresFleet) name() string {
 	if f.schemas {
-		return "schemas"
+		return schemaFleet
 	}
 	return postgres
 }

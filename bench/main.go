@@ -54,7 +54,7 @@ const (
 )
 
 var (
-	fleetNames = []string{postgres, "schemas", mysql, sqlite}
+	fleetNames = []string{postgres, schemaFleet, mysql, sqlite}
 	partNames  = []string{string(opNothing), string(opFresh), string(opColumn), string(opRollback), string(opProvision), partCost, partHistory, partStart}
 	peerNames  = []string{"goose", "golang-migrate", "tern", "dbmate", "atlas", "knex"}
 )
@@ -141,7 +141,7 @@ func run(ctx context.Context, opts options) (err error) {
 	}
 	b := &bench{
 		opts: opts, begin: time.Now(), record: newRecord(), migrations: make(map[string][]migration),
-		shapes: make(map[string]string), out: make(map[string]bool),
+		shapes: make(map[string]string), dropped: make(map[string]bool),
 	}
 	if b.work, err = os.MkdirTemp("", "skein-bench."); err != nil {
 		return err
@@ -210,7 +210,7 @@ func (b *bench) prepare(ctx context.Context) error {
 		case sqlite:
 			f = &sqliteFleet{filepath.Join(b.work, "sqlite")}
 		default:
-			f = &postgresFleet{servers: b.servers, schemas: name == "schemas"}
+			f = &postgresFleet{servers: b.servers, schemas: name == schemaFleet}
 		}
 		if err := f.prepare(ctx, max(b.opts.tenants, counted)); err != nil {
 			return err

@@ -76,14 +76,14 @@ func (b *bench) provision(ctx context.Context, f fleet, p provisioner, slugs []s
 
 // provisioners are none where tenants are schemas, which no other tool makes.
 func (b *bench) provisioners(f fleet) []provisioner {
-	if f.name() == "schemas" {
+	if f.name() == schemaFleet {
 		return nil
 	}
 	var all []provisioner
 	for _, atOnce := range []int{1, defaultAtOnce} {
 		all = append(all, b.provisionBare(f, atOnce), b.provisionSkein(f, atOnce))
 		for _, c := range b.contestants {
-			if p, ok := c.(*peer); ok && p.atOnce == atOnce && !b.out[f.name()+" "+p.name()] {
+			if p, ok := c.(*peer); ok && p.atOnce == atOnce && !b.dropped[f.name()+" "+p.name()] {
 				if args, _ := p.tool.call(opProvision, tenant{}, ""); args != nil {
 					all = append(all, b.provisionPeer(f, p))
 				}

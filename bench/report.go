@@ -12,7 +12,7 @@ import (
 // fleetTitles are the fleets as readers know them, in the order of the results.
 var fleetTitles = []struct{ name, title string }{
 	{postgres, (&postgresFleet{}).title()},
-	{"schemas", (&postgresFleet{schemas: true}).title()},
+	{schemaFleet, (&postgresFleet{schemas: true}).title()},
 	{mysql, (&mysqlFleet{}).title()},
 	{sqlite, (&sqliteFleet{}).title()},
 }

@@ -17,7 +17,7 @@ func (b *bench) startup(ctx context.Context) error {
 	f := b.fleets[0]
 	for round := range b.opts.rounds {
 		for _, c := range b.contestants {
-			if c.parallel() > 1 || b.out[f.name()+" "+c.name()] {
+			if c.parallel() > 1 || b.dropped[f.name()+" "+c.name()] {
 				continue
 			}
 			if err := b.start(ctx, f, c); err != nil {

@@ -303,7 +303,7 @@ func costPlot(r *record) string {
 			if found.Part != part || len(found.Samples) == 0 {
 				continue
 			}
-			label := map[string]string{postgres: "PostgreSQL", "schemas": "schemas", mysql: "MariaDB", sqlite: "SQLite"}[found.Fleet]
+			label := map[string]string{postgres: "PostgreSQL", schemaFleet: schemaFleet, mysql: "MariaDB", sqlite: "SQLite"}[found.Fleet]
 			if found.Who != of {
 				continue
 			}
