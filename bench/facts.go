@@ -40,7 +40,8 @@ func (b *bench) lookAround(ctx context.Context) error {
 	f.Machine = append(f.Machine, fmt.Sprintf("%d cores (%s), %s of memory", runtime.NumCPU(), fieldOf("/proc/cpuinfo", "model name"), memory()))
 	var system syscall.Utsname
 	if err := syscall.Uname(&system); err == nil {
-		f.Machine = append(f.Machine, "Linux "+text(system.Release[:]))
+		release, _, _ := strings.Cut(text(system.Release[:]), "-")
+		f.Machine = append(f.Machine, "Linux "+release)
 	}
 	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
 		f.Machine = append(f.Machine, "load before the run: "+strings.Join(strings.Fields(string(load))[:3], " "))
