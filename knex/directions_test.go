@@ -23,19 +23,20 @@ import (
 // Knex migrates a tenant half way, Skein goes on, and Knex takes it back: each
 // finds what it would have written itself.
 func TestKnexSkeinKnex(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, n *tenant) {
 		p := crm(t, nil)
 		names := p.set().All()
 		r := p.runner(nil)
-		p.knex(n, "migrate:up")
-		p.knex(n, "migrate:up")
+		p.byKnex(n, "up")
+		p.byKnex(n, "up")
 		wantList(t, p.knex(n, "migrate:list"), 2, 4)
 
 		got := p.mustMigrate(r, n.Target, skein.PlanOptions{Steps: 3})
 		if len(got.Done) != 3 || got.Done[0].Migration != got.Plan.Steps[0] {
 			t.Errorf("done are %q", got.done())
 		}
-		wantList(t, p.knex(n, "migrate:list"), 5, 1)
+		p.wantList(n, 5, 1)
 		if status := p.knex(n, "migrate:status"); !strings.Contains(status, "Found 5 Completed") && !strings.Contains(status, "1") {
 			t.Errorf("knex migrate:status says %s", status)
 		}
@@ -66,14 +67,14 @@ func TestKnexSkeinKnex(t *testing.T) {
 		if said := p.knex(n, "migrate:rollback"); !strings.Contains(said, "Batch 3 rolled back: 3 migrations") {
 			t.Errorf("knex migrate:rollback says %s", said)
 		}
-		wantList(t, p.knex(n, "migrate:list"), 2, 4)
+		p.wantList(n, 2, 4)
 
 		// And Skein takes back what Knex has done, and does it again.
-		p.knex(n, "migrate:latest")
+		p.byKnex(n, "latest")
 		if got := p.mustMigrate(r, n.Target, skein.PlanOptions{Direction: skein.Down}); len(got.Done) != 4 {
 			t.Errorf("reverted are %q", got.done())
 		}
-		wantList(t, p.knex(n, "migrate:list"), 2, 4)
+		p.wantList(n, 2, 4)
 		if got := p.mustMigrate(r, n.Target, skein.PlanOptions{Direction: skein.Down, Everything: true}); len(got.Done) != 2 {
 			t.Errorf("reverted are %q", got.done())
 		}
@@ -83,7 +84,7 @@ func TestKnexSkeinKnex(t *testing.T) {
 		if got := p.mustMigrate(r, n.Target, skein.PlanOptions{}); len(got.Done) != 6 {
 			t.Errorf("applied are %q", got.done())
 		}
-		wantList(t, p.knex(n, "migrate:list"), 6, 0)
+		p.wantList(n, 6, 0)
 		if got := p.mustMigrate(r, n.Target, skein.PlanOptions{}); len(got.Done) != 0 {
 			t.Errorf("applied again are %q", got.done())
 		}
@@ -108,6 +109,7 @@ func wantList(t *testing.T, said string, completed, pending int) {
 // What Skein leaves is what Knex leaves, to the last column, and what it left
 // when the files of testdata/golden were written.
 func TestSameAsKnex(t *testing.T) {
+	t.Parallel()
 	for name, as := range map[string]map[string]string{
 		"newest": nil,
 		"2.5":    {"knex-2.5": "knex"},
@@ -120,7 +122,7 @@ func TestSameAsKnex(t *testing.T) {
 				}
 				p := crm(t, as)
 				alone := newTenant(t, n.Engine)
-				p.knex(alone, "migrate:latest")
+				p.byKnex(alone, "latest")
 				r := p.runner(nil)
 				p.mustMigrate(r, n.Target, skein.PlanOptions{})
 				if diff := cmp.Diff(alone.dump(), n.dump()); diff != "" {
@@ -130,12 +132,12 @@ func TestSameAsKnex(t *testing.T) {
 					compareGolden(t, n)
 				}
 				// The way back, and forth again.
-				p.knex(alone, "migrate:rollback")
+				p.byKnex(alone, "rollback")
 				p.mustMigrate(r, n.Target, skein.PlanOptions{Direction: skein.Down})
 				if diff := cmp.Diff(alone.dump(), n.dump()); diff != "" {
 					t.Errorf("after a rollback Skein leaves something else than Knex (-Knex +Skein):\n%s", diff)
 				}
-				p.knex(alone, "migrate:latest")
+				p.byKnex(alone, "latest")
 				p.mustMigrate(r, n.Target, skein.PlanOptions{})
 				if diff := cmp.Diff(alone.dump(), n.dump()); diff != "" {
 					t.Errorf("after a second time Skein leaves something else than Knex (-Knex +Skein):\n%s", diff)
@@ -193,6 +195,7 @@ func compareGolden(t *testing.T, n *tenant) {
 
 // Knex processes and Skeins race for the same tenants: each migration runs once.
 func TestRace(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, first *tenant) {
 		p := newProject(t, map[string]string{
 			"knexfile.js": knexfile(t),
@@ -206,7 +209,7 @@ func TestRace(t *testing.T) {
 		for _, n := range tenants {
 			if n.Engine == skein.MySQL {
 				// Two that make Knex's tables at once fail, which is so without Skein.
-				p.knex(n, "migrate:list")
+				p.byKnex(n, "list")
 			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -284,6 +287,7 @@ func knexfile(t *testing.T) string {
 // A Knex that was killed leaves its lock: Skein says so, and takes it away when
 // it is told to.
 func TestKnexKilled(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, n *tenant) {
 		p := newProject(t, map[string]string{
 			"knexfile.js":              knexfile(t),

@@ -13,6 +13,7 @@ import (
 
 // The project in examples/knex-crm does what it says, and what Knex alone does.
 func TestExampleProject(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []string{skein.PostgreSQL, skein.SQLite} {
 		t.Run(engine, func(t *testing.T) {
 			p := newProject(t, nil, nil)
@@ -30,30 +31,23 @@ func TestExampleProject(t *testing.T) {
 			if n := p.set().Len(); n != 8 {
 				t.Errorf("there are %d migrations", n)
 			}
-			knex := func(n *tenant, args ...string) string {
+			knex := func(n *tenant, op string) shellAnswer {
 				t.Helper()
-				cmd := p.knexCommand(n, args...)
 				url, environment := n.Database, "development"
 				if n.server != nil {
 					url, environment = n.server.URL(n.Database, n.User, n.Password.Reveal()), "production"
 				}
-				cmd.Args[3] = environment
-				cmd.Env = append(cmd.Env, "TENANT_URL="+url)
-				out, err := cmd.CombinedOutput()
-				if err != nil {
-					t.Fatalf("knex %q: %v\n%s", args, err, out)
-				}
-				return string(out)
+				return p.byKnexIn(environment, []string{"TENANT_URL=" + url}, op)
 			}
 
 			alone, n := newTenant(t, engine), newTenant(t, engine)
 			r := p.runner(nil)
 			const people = "INSERT INTO contacts (name, email) VALUES ('Ann Marie Lee', 'ann@example.com'), ('Cher', NULL)"
 			for range 6 {
-				knex(alone, "migrate:up")
+				knex(alone, "up")
 			}
 			alone.exec(people)
-			knex(alone, "migrate:latest")
+			knex(alone, "latest")
 
 			p.mustMigrate(r, n.Target, skein.PlanOptions{Steps: 6})
 			n.exec(people)
@@ -65,9 +59,13 @@ func TestExampleProject(t *testing.T) {
 			if diff := cmp.Diff([][]string{{"Ann Marie", "Lee"}, {"NULL", "Cher"}}, rows); diff != "" {
 				t.Errorf("the contacts (-want +got):\n%s", diff)
 			}
-			wantList(t, knex(n, "migrate:list"), 8, 0)
+			if got := knex(n, "list"); got.Completed != 8 || got.Pending != 0 {
+				t.Errorf("Knex lists %+v", got)
+			}
 			p.mustMigrate(r, n.Target, skein.PlanOptions{Direction: skein.Down, Everything: true})
-			wantList(t, knex(n, "migrate:list"), 0, 8)
+			if got := knex(n, "list"); got.Completed != 0 || got.Pending != 8 {
+				t.Errorf("Knex lists %+v", got)
+			}
 			p.mustMigrate(r, n.Target, skein.PlanOptions{})
 			if n.value("SELECT count(*) FROM role_permissions") != alone.value("SELECT count(*) FROM role_permissions") {
 				t.Error("the rows of role_permissions are not those under Knex")

@@ -1,10 +1,13 @@
 package knex_test
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"database/sql"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +38,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type project struct {
 	t   *testing.T
 	dir string
+
+	mu    sync.Mutex
+	shell *knexShell
 }
 
 // newProject makes a project of files, by their paths in it. It has the newest
@@ -212,10 +218,13 @@ func newTenant(t *testing.T, engine string) *tenant {
 	return n
 }
 
-// onEach runs a test on a tenant of each engine.
+// onEach runs a test on a tenant of each engine, on all of them at once.
 func onEach(t *testing.T, test func(*testing.T, *tenant)) {
 	for _, engine := range []string{skein.PostgreSQL, skein.MySQL, skein.SQLite} {
-		t.Run(engine, func(t *testing.T) { test(t, newTenant(t, engine)) })
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			test(t, newTenant(t, engine))
+		})
 	}
 }
 
@@ -356,6 +365,115 @@ func (p *project) knex(n *tenant, args ...string) string {
 		p.t.Fatalf("knex %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// A knexShell is a Node process that calls Knex's migrator, without Skein, as
+// Knex's command line does: starting Node for each call takes ten times as long.
+type knexShell struct {
+	in  io.Writer
+	out *bufio.Scanner
+}
+
+const shellSource = `
+require('readline').createInterface({ input: process.stdin }).on('line', async (line) => {
+  const { environment, variables, op } = JSON.parse(line);
+  Object.assign(process.env, variables);
+  const answer = {};
+  try {
+    const file = require.resolve(process.cwd() + '/knexfile.js');
+    delete require.cache[file]; // it reads the variables
+    const knex = require('knex')(require(file)[environment]);
+    try {
+      const lists = await knex.migrate[op]();
+      if (op === 'list') [answer.completed, answer.pending] = lists.map((list) => list.length);
+    } finally {
+      await knex.destroy();
+    }
+  } catch (err) {
+    answer.error = String(err && err.stack);
+  }
+  process.stdout.write('answer ' + JSON.stringify(answer) + '\n');
+});
+`
+
+// A shellAnswer is what came of a call of Knex's migrator.
+type shellAnswer struct {
+	Completed, Pending int // of list
+	Error              string
+}
+
+// byKnex calls a method of knex.migrate, which has to succeed, in the environment
+// of the knexfile that is the tenant's.
+func (p *project) byKnex(n *tenant, op string) shellAnswer {
+	p.t.Helper()
+	return p.byKnexIn(n.environment(), n.variables(), op)
+}
+
+func (p *project) byKnexIn(environment string, variables []string, op string) shellAnswer {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shell == nil {
+		p.startShell()
+	}
+	values := make(map[string]string)
+	for _, v := range variables {
+		name, value, _ := strings.Cut(v, "=")
+		values[name] = value
+	}
+	request, err := json.Marshal(map[string]any{"environment": environment, "variables": values, "op": op})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := p.shell.in.Write(append(request, '\n')); err != nil {
+		p.t.Fatal(err)
+	}
+	for p.shell.out.Scan() {
+		text, ok := strings.CutPrefix(p.shell.out.Text(), "answer ")
+		if !ok {
+			continue // a migration has printed it
+		}
+		var answer shellAnswer
+		if err := json.Unmarshal([]byte(text), &answer); err != nil {
+			p.t.Fatal(err)
+		}
+		if answer.Error != "" {
+			p.t.Fatalf("knex.migrate.%s: %s", op, answer.Error)
+		}
+		return answer
+	}
+	p.t.Fatalf("Knex's process ended: %v", p.shell.out.Err())
+	return shellAnswer{}
+}
+
+func (p *project) startShell() {
+	p.t.Helper()
+	cmd := exec.Command("node", "-e", shellSource)
+	cmd.Dir, cmd.Stderr = p.dir, os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.shell = &knexShell{in: in, out: bufio.NewScanner(out)}
+	p.t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+}
+
+// wantList checks how many migrations Knex knows as completed and as pending.
+func (p *project) wantList(n *tenant, completed, pending int) {
+	p.t.Helper()
+	if got := p.byKnex(n, "list"); got.Completed != completed || got.Pending != pending {
+		p.t.Errorf("knex.migrate.list says %d completed and %d pending, want %d and %d", got.Completed, got.Pending, completed, pending)
+	}
 }
 
 // dump is a tenant's schema and rows as SQL, without Skein's table, and with

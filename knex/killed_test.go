@@ -66,6 +66,7 @@ func (p *project) child(n *tenant, job childJob) *exec.Cmd {
 // with it. The next one knows that the lock which is left is nobody's, and what
 // may be half done.
 func TestSkeinKilled(t *testing.T) {
+	t.Parallel()
 	const hang = "  if (process.env.HANG) { require('fs').writeFileSync('hanging', String(process.pid)); await new Promise((r) => setTimeout(r, 60000)); }\n"
 	tests := []struct {
 		name, config string

@@ -59,6 +59,7 @@ func typeScript(t *testing.T, as map[string]string) *project {
 }
 
 func TestTypeScript(t *testing.T) {
+	t.Parallel()
 	for name, as := range map[string]map[string]string{
 		"tsx":     {"ts-node": ""},
 		"ts-node": {"tsx": ""},
@@ -86,6 +87,7 @@ func TestTypeScript(t *testing.T) {
 
 // The line of an error is that of the file, and not of what it was compiled to.
 func TestTypeScriptLine(t *testing.T) {
+	t.Parallel()
 	for name, as := range map[string]map[string]string{"tsx": {"ts-node": ""}, "ts-node": {"tsx": ""}} {
 		t.Run(name, func(t *testing.T) {
 			p := newProject(t, map[string]string{
@@ -117,6 +119,7 @@ export async function down(): Promise<void> {}
 }
 
 func TestTypeScriptWithoutLoader(t *testing.T) {
+	t.Parallel()
 	p := newProject(t, map[string]string{
 		"knexfile.js":                  knexfile(t),
 		"migrations/tenant/1_plain.js": up("plain"),
@@ -141,6 +144,7 @@ func TestTypeScriptWithoutLoader(t *testing.T) {
 // A Node that is new enough needs no loader for files that are JavaScript but for
 // their types, as Knex makes them, and says of others what they need.
 func TestTypeScriptByNodeItself(t *testing.T) {
+	t.Parallel()
 	const generated = "import type { Knex } from \"knex\";\n\nexport async function up(knex: Knex): Promise<void> {\n  await knex.schema.createTable('typed', (t) => { t.increments(); });\n}\n\nexport async function down(knex: Knex): Promise<void> {\n  await knex.schema.dropTable('typed');\n}\n"
 	node := filepath.Join(nodetest.Modules(t, filepath.Join("testdata", "node22", "package.json")), ".bin", "node")
 	knexfile := strings.ReplaceAll(typeScriptKnexfile, "better-sqlite3", "pg") // which is not compiled for one version of Node
@@ -170,6 +174,7 @@ func TestTypeScriptByNodeItself(t *testing.T) {
 
 // require and import are chosen by Knex's rule.
 func TestModules(t *testing.T) {
+	t.Parallel()
 	const esm = "export async function up(knex) {\n  await knex.schema.createTable('%', (t) => t.increments());\n}\nexport async function down(knex) {\n  await knex.schema.dropTable('%');\n}\n"
 	module := func(table string) string { return strings.ReplaceAll(esm, "%", table) }
 	tests := map[string]map[string]string{
@@ -219,6 +224,7 @@ func TestModules(t *testing.T) {
 
 // What cannot be loaded is an error of its file, with the line.
 func TestMigrationThatCannotBeLoaded(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		body  string
 		line  int
@@ -249,6 +255,7 @@ func TestMigrationThatCannotBeLoaded(t *testing.T) {
 
 // Folders that are sorted each by itself run as they do under Knex.
 func TestSortDirsSeparately(t *testing.T) {
+	t.Parallel()
 	p := newProject(t, map[string]string{
 		"knexfile.js": "module.exports = { sqlite: { client: 'better-sqlite3', connection: { filename: process.env.TENANT_DATABASE }, useNullAsDefault: true,\n" +
 			"  migrations: { directory: ['core', 'extra'], sortDirsSeparately: true } } };",
@@ -269,9 +276,9 @@ func TestSortDirsSeparately(t *testing.T) {
 			p.write("core/6_e.js", up("e")) // older than the newest, but not in its folder
 		}
 		if opts.Direction == skein.Down {
-			p.knex(alone, "migrate:rollback")
+			p.byKnex(alone, "rollback")
 		} else {
-			p.knex(alone, "migrate:latest")
+			p.byKnex(alone, "latest")
 		}
 		if got := p.migrateSet(r, load(), n.Target, opts); got.Err != nil {
 			t.Fatal(got.Err)

@@ -28,6 +28,7 @@ func (p *project) preview(engine string, direction skein.Direction) []knex.Previ
 
 // What a preview shows, sent to a database as it is, makes of it what Knex makes.
 func TestPreviewIsWhatRuns(t *testing.T) {
+	t.Parallel()
 	for name, as := range map[string]map[string]string{"newest": nil, "0.95": {"knex-0.95": "knex"}} {
 		t.Run(name, func(t *testing.T) {
 			p := crm(t, as)
@@ -151,6 +152,7 @@ func TestPreview(t *testing.T) {
 
 // Some changes Knex itself makes only after it has looked at the table.
 func TestPreviewOfWhatKnexReads(t *testing.T) {
+	t.Parallel()
 	p := newProject(t, map[string]string{
 		"knexfile.js":              "module.exports = { pg: { client: 'pg' }, mysql: { client: 'mysql2' }, sqlite: { client: 'better-sqlite3' } };",
 		"migrations/tenant/1_a.js": "exports.config = { transaction: false };\nexports.up = (k) => k.schema.alterTable('a', (t) => t.dropColumn('b'));\nexports.down = (k) => k.schema.alterTable('a', (t) => t.renameColumn('b', 'c'));\n",
@@ -180,6 +182,7 @@ func TestPreviewOfWhatKnexReads(t *testing.T) {
 // TypeScript and ES modules have previews too, and a file that cannot be loaded
 // says so.
 func TestPreviewOfLanguages(t *testing.T) {
+	t.Parallel()
 	p := typeScript(t, nil)
 	p.write("migrations/tenant/3_module.mjs", "import fs, { unlinkSync } from 'node:fs';\nexport const up = async (k) => {\n  await k.raw('a');\n  unlinkSync('knexfile.ts');\n};\nexport const down = () => {};\n")
 	p.write("migrations/tenant/4_broken.js", "\nexports.up = (;\n")
@@ -206,6 +209,7 @@ func TestPreviewOfLanguages(t *testing.T) {
 
 // A preview needs Node and Knex, and neither a driver nor a database.
 func TestPreviewNeedsNoDriver(t *testing.T) {
+	t.Parallel()
 	files := map[string]string{"knexfile.js": "module.exports = { client: 'pg' };", "migrations/tenant/1_a.js": up("a")}
 	p := newProject(t, files, map[string]string{"pg": ""})
 	if got := p.preview(skein.PostgreSQL, skein.Up)[0]; len(got.Statements) != 1 || got.Unknown != "" {

@@ -69,6 +69,7 @@ func TestReadConfig(t *testing.T) {
 }
 
 func TestReadConfigFails(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		files map[string]string
 		opts  knex.Options
@@ -105,6 +106,7 @@ func TestReadConfigFails(t *testing.T) {
 }
 
 func TestKnexIsNotInstalled(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
@@ -117,6 +119,7 @@ func TestKnexIsNotInstalled(t *testing.T) {
 
 // Where only SQL is pending there need be no Node.
 func TestOnlySQLNeedsNoNode(t *testing.T) {
+	t.Parallel()
 	p := &project{t: t, dir: t.TempDir()}
 	p.write("migrations/tenant/1_a.sql", "-- migrate:up\ncreate table a (id int);\n")
 	r := p.runner(&knex.Options{Node: "no-such-node", Dir: "/no/such/folder"})
@@ -132,6 +135,7 @@ func TestOnlySQLNeedsNoNode(t *testing.T) {
 // A knexfile that means other tables, or another schema, than Skein reads would
 // have Knex and Skein not see each other.
 func TestKnexfileThatDoesNotFit(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		knexfile string
 		engine   string
@@ -159,6 +163,7 @@ func TestKnexfileThatDoesNotFit(t *testing.T) {
 
 // Tables of other names, schemas of tenants, and the project's own options.
 func TestSchemaAndTable(t *testing.T) {
+	t.Parallel()
 	database := newTenant(t, skein.PostgreSQL)
 	database.exec(`CREATE SCHEMA "Tenant ""a""" AUTHORIZATION ` + database.User + `; CREATE SCHEMA tenant_b AUTHORIZATION ` + database.User)
 	p := newProject(t, map[string]string{

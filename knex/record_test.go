@@ -16,6 +16,7 @@ import (
 // A baseline leaves in Knex's tables what Knex leaves after it has run the
 // files, and nothing else of them.
 func TestBaseline(t *testing.T) {
+	t.Parallel()
 	for name, as := range map[string]map[string]string{"newest": nil, "0.95": {"knex-0.95": "knex"}} {
 		t.Run(name, func(t *testing.T) {
 			onEach(t, func(t *testing.T, n *tenant) {
@@ -26,7 +27,8 @@ func TestBaseline(t *testing.T) {
 				// Hooks of the project are for what runs.
 				p.write("knexfile.js", strings.Replace(knexfile(t), "tenant' }", "tenant', disableTransactions: true, beforeEach: () => { throw new Error('a hook') } }", 1))
 				alone := newTenant(t, n.Engine)
-				crm(t, as).knex(alone, "migrate:latest")
+				byKnex := crm(t, as)
+				byKnex.byKnex(alone, "latest")
 				p.write("migrations/tenant/20240107000000_between.sql", "-- migrate:up\nCREATE TABLE never (id int);\n")
 				r := p.runner(nil)
 				got := p.mustMigrate(r, n.Target, skein.PlanOptions{Baseline: "20240120101530"})
@@ -48,7 +50,7 @@ func TestBaseline(t *testing.T) {
 				if got := p.mustMigrate(r, n.Target, skein.PlanOptions{Baseline: "20240120101530"}); len(got.Done) != 0 {
 					t.Errorf("recorded again are %q", got.done())
 				}
-				wantList(t, crm(t, as).knex(n, "migrate:list"), 6, 0)
+				byKnex.wantList(n, 6, 0)
 			})
 		})
 	}
@@ -104,6 +106,7 @@ module.exports = {
 
 // A baseline that is killed, wherever, is there as a whole in the end.
 func TestBaselineKilled(t *testing.T) {
+	t.Parallel()
 	for _, hang := range []string{"1 ^update", "2 ^insert into .knex_migrations. ", "1 ^commit"} {
 		t.Run(hang, func(t *testing.T) {
 			onEach(t, func(t *testing.T, n *tenant) {
@@ -151,6 +154,7 @@ func TestBaselineKilled(t *testing.T) {
 
 // A migration that broke in its middle is settled in each of the ways.
 func TestSettle(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []string{skein.PostgreSQL, skein.MySQL} {
 		t.Run(engine, func(t *testing.T) {
 			p := trap(t, `exports.config = { transaction: false };

@@ -47,6 +47,7 @@ func wantBroken(t *testing.T, got run, line int, words ...string) *skein.Stateme
 // Each of these is one tenant's failure: the database has nothing of the batch
 // where it can be one transaction, and the runner goes on with the next tenant.
 func TestTraps(t *testing.T) {
+	t.Parallel()
 	traps := []struct {
 		name    string
 		body    string
@@ -101,11 +102,18 @@ func TestTraps(t *testing.T) {
   throw undefined;
 };`, words: []string{"undefined"}},
 	}
+	// One runner goes from trap to trap: starting Node takes longest here.
+	runners := make(map[time.Duration]*knex.Runner)
+	first := trap(t, "")
 	for _, trapped := range traps {
+		r := runners[trapped.timeout]
+		if r == nil {
+			r = first.runner(&knex.Options{Workers: 1, Timeout: trapped.timeout})
+			runners[trapped.timeout] = r
+		}
 		t.Run(trapped.name, func(t *testing.T) {
 			p := trap(t, trapped.body+"\nexports.down = () => {};\n")
 			onEach(t, func(t *testing.T, n *tenant) {
-				r := p.runner(&knex.Options{Workers: 1, Timeout: trapped.timeout})
 				got := p.migrate(r, n.Target, skein.PlanOptions{})
 				e := wantBroken(t, got, trapped.line, trapped.words...)
 				if trapped.hint != "" && !strings.Contains(skein.Hint(got.Err), trapped.hint) {
@@ -155,6 +163,7 @@ func (p *project) with(path, text string) *project {
 
 // A migration that hangs in a query is ended at the server too.
 func TestTimeoutEndsTheQuery(t *testing.T) {
+	t.Parallel()
 	for engine, sleep := range map[string]string{skein.PostgreSQL: "select pg_sleep(100)", skein.MySQL: "select sleep(100)"} {
 		t.Run(engine, func(t *testing.T) {
 			n := newTenant(t, engine)
@@ -182,6 +191,7 @@ func wantNoSleep(t *testing.T, n *tenant) {
 }
 
 func TestCancelEndsTheQuery(t *testing.T) {
+	t.Parallel()
 	for engine, sleep := range map[string]string{skein.PostgreSQL: "select pg_sleep(100)", skein.MySQL: "select sleep(100)"} {
 		t.Run(engine, func(t *testing.T) {
 			n := newTenant(t, engine)
@@ -214,6 +224,7 @@ func TestCancelEndsTheQuery(t *testing.T) {
 
 // What a migration prints is its tenant's, whatever it is.
 func TestOutput(t *testing.T) {
+	t.Parallel()
 	p := trap(t, `const { execSync } = require('child_process');
 console.log('loaded');
 exports.up = async (k) => {
@@ -254,6 +265,7 @@ exports.down = () => {};
 
 // A tenant's migrations find the world as the first tenant's did.
 func TestNothingIsLeftForTheNextTenant(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]string{
 		"a global":                     "if (global.seen) throw new Error('seen'); global.seen = true;",
 		"a changed prototype":          "if (Array.prototype.seen) throw new Error('seen'); Array.prototype.seen = () => 1; delete Array.prototype.at;",
@@ -274,7 +286,7 @@ func TestNothingIsLeftForTheNextTenant(t *testing.T) {
 			if strings.Contains(change, "'pg'") {
 				engine = skein.PostgreSQL
 			}
-			for range 3 {
+			for range 2 {
 				n := newTenant(t, engine)
 				if got := p.mustMigrate(r, n.Target, skein.PlanOptions{}); len(got.Done) != 2 {
 					t.Errorf("done are %q", got.done())
@@ -286,6 +298,7 @@ func TestNothingIsLeftForTheNextTenant(t *testing.T) {
 
 // The same worker serves all tenants while nothing is wrong.
 func TestOneWorker(t *testing.T) {
+	t.Parallel()
 	p := trap(t, "exports.up = async (k) => {\n  console.log('worker', process.pid);\n};\nexports.down = () => {};\n")
 	r := p.runner(nil)
 	workers := make(map[string]bool)
@@ -309,6 +322,7 @@ func TestOneWorker(t *testing.T) {
 
 // config.transaction, and Knex within knex.transaction, are as under Knex.
 func TestWithoutTransaction(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, n *tenant) {
 		beside := "await k('t').insert({ v: 2 });" // on a second connection, while the first is in a transaction
 		if n.Engine == skein.SQLite {
@@ -351,6 +365,7 @@ exports.down = (k) => k.schema.dropTable('t');
 // An error says which line, which statement, and what the database said, and
 // nothing of the values in it.
 func TestErrorOfTheDatabase(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, n *tenant) {
 		p := trap(t, `exports.up = async (k) => {
   await k.schema.createTable('t', (t) => { t.integer('id').primary(); t.string('v'); });
@@ -381,6 +396,7 @@ exports.down = () => {};
 }
 
 func TestErrorOfTheConnection(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []string{skein.PostgreSQL, skein.MySQL} {
 		n := newTenant(t, engine)
 		p := trap(t, up("t"))
@@ -408,6 +424,7 @@ func TestErrorOfTheConnection(t *testing.T) {
 
 // A note that cannot be written keeps the migration from running.
 func TestRefusedBegin(t *testing.T) {
+	t.Parallel()
 	for _, transaction := range []string{"true", "false"} {
 		onEach(t, func(t *testing.T, n *tenant) {
 			p := trap(t, "exports.config = { transaction: "+transaction+" };\n"+up("t"))
@@ -433,6 +450,7 @@ func TestRefusedBegin(t *testing.T) {
 // Statements with question marks, helpers beside the migrations, files read by
 // relative paths, and a data migration that reads and writes: all as under Knex.
 func TestUnchangedMigrations(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, n *tenant) {
 		p := newProject(t, map[string]string{
 			"knexfile.js":  knexfile(t),
@@ -460,7 +478,7 @@ exports.down = async (knex) => {
 };`,
 		}, nil)
 		alone := newTenant(t, n.Engine)
-		p.knex(alone, "migrate:latest")
+		p.byKnex(alone, "latest")
 		p.mustMigrate(p.runner(nil), n.Target, skein.PlanOptions{})
 		for _, query := range []string{"SELECT id, name, slug FROM people ORDER BY id", "SELECT name FROM names ORDER BY name"} {
 			if got, want := fmt.Sprint(n.query(query)), fmt.Sprint(alone.query(query)); got != want {
@@ -476,6 +494,7 @@ exports.down = async (knex) => {
 // A migration that has only looked when it fails has left nothing, even where
 // there is no transaction that could be undone.
 func TestReadingChangesNothing(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, n *tenant) {
 		p := trap(t, `exports.config = { transaction: false };
 exports.up = async (k) => {

@@ -26,8 +26,18 @@ let project; // what open found
 let tenant; // the run under way
 let opening = false;
 
+let waiting = ''; // what is sent with the next message
+
+// Each message wakes up Skein, which costs as much as a small query.
+function sendLater(message) {
+  waiting += token + stringify(message) + '\n';
+}
+
 function send(message) {
-  writeAll(4, token + stringify(message) + '\n');
+  sendLater(message);
+  const text = waiting;
+  waiting = '';
+  writeAll(4, text);
 }
 
 function writeAll(fd, text) {
@@ -54,12 +64,36 @@ function leave() {
 // one of its steps (the number), or nobody's (-).
 function markOutput(whose) {
   for (const fd of [1, 2]) {
-    try {
-      writeAll(fd, '\n' + token + whose + '\n');
-    } catch {
-      // The migration has closed the stream.
-    }
+    unsaid[fd] = undefined;
+    mark(fd, whose);
   }
+}
+
+function mark(fd, whose) {
+  try {
+    writeAll(fd, '\n' + token + whose + '\n');
+  } catch {
+    // The migration has closed the stream.
+  }
+}
+
+const unsaid = {}; // marks by their streams, which are written if something follows them
+
+// markLater is markOutput for output of which there may be none. What does not go
+// through process.stdout and process.stderr stays with the mark before.
+function markLater(whose) {
+  unsaid[1] = unsaid[2] = whose;
+}
+
+for (const [fd, stream] of [[1, process.stdout], [2, process.stderr]]) {
+  const { write } = stream;
+  stream.write = function (...args) {
+    if (unsaid[fd] !== undefined) {
+      mark(fd, unsaid[fd]);
+      unsaid[fd] = undefined;
+    }
+    return Reflect.apply(write, this, args);
+  };
 }
 
 // ---- The project ----
@@ -470,7 +504,12 @@ async function run(request) {
     knex = project.knex(config); // which loads the driver
     watch(knex, t);
     remember();
-    if (atomic && !request.record) await ask({ t: 'begin', atomic: true });
+    if (atomic && !request.record) {
+      t.noted = ask({ t: 'begin', atomic: true });
+      t.noted.catch(() => {}); // the first migration says it
+      // Meanwhile Knex connects. SQLite has room for one who writes.
+      if (request.engine === 'sqlite') await t.noted;
+    }
     const source = new Source(steps, request, config, t);
     const options = { ...config.migrations, migrationSource: source, disableMigrationsListValidation: true };
     const [, names] = request.direction === 'up' ? await knex.migrate.latest(options) : await knex.migrate.rollback(options, true);
@@ -479,6 +518,7 @@ async function run(request) {
   } catch (err) {
     answer = { t: 'failed', error: errorOf(err, t) };
   }
+  if (t.noted) await t.noted.catch(() => {}); // its answer is not for the next run
   const left = await close(knex, t);
   if (tenant !== t) return; // it has been reported as ended otherwise
   tenant = undefined;
@@ -551,12 +591,12 @@ function perform(t, i, migration, inTransaction) {
     t.running = true;
     t.started = hrtime();
     send({ t: 'start', step: i });
-    markOutput(String(i));
+    markLater(String(i));
     return migration();
   };
   const stop = () => {
     t.running = false;
-    markOutput('+');
+    markLater('+');
   };
   const fail = (err) => {
     stop();
@@ -564,11 +604,16 @@ function perform(t, i, migration, inTransaction) {
   };
   const end = (value) => {
     stop();
-    send({ t: 'end', step: i, micros: Number((hrtime() - t.started) / 1000n) });
+    sendLater({ t: 'end', step: i, micros: Number((hrtime() - t.started) / 1000n) });
     return value;
   };
   if (!t.atomic) {
     return ask({ t: 'begin', step: i, transaction: inTransaction }).then(begin).then(end, fail);
+  }
+  if (t.noted) {
+    const { noted } = t;
+    t.noted = undefined;
+    return noted.then(begin).then(end, fail);
   }
   let result;
   try {
