@@ -140,12 +140,25 @@ type Step struct {
 	// From is how many of the statements are left out because they have run
 	// before. It is 0 unless Began is set.
 	From int
+	// Last says that nothing but Unlock follows under the lock if the step
+	// succeeds. A session may give the lock back in the same round trip then.
+	Last bool
 }
 
 // A StepResult is what came of a step.
 type StepResult struct {
 	// Duration is the time that the statements and their record took.
 	Duration time.Duration
+}
+
+// A TogetherApplier is a [Session] that can apply several steps in one round
+// trip.
+type TogetherApplier interface {
+	// ApplyTogether does what Apply does with the first of the steps, and with as
+	// many after it as it can in the same round trip, each a transaction of its
+	// own with its record. There is a result for each that was applied. An error
+	// is that of the step after them.
+	ApplyTogether(ctx context.Context, steps []Step) ([]StepResult, error)
 }
 
 // A ServerReporter is a [Session] that can tell about the server it is on.

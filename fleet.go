@@ -164,6 +164,17 @@ func (f *Fleet) Inspect(ctx context.Context, tenants iter.Seq2[Tenant, error], o
 	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), work, judgePlan(opts, true))
 }
 
+// Revertible finds the tenants where the rollback that opts asks for would be
+// refused, and does nothing. Their error says why, and that of others is why they
+// could not be read. It is Inspect, but has no plan of tenants where everything
+// could be reverted: that can be told of many without connecting to them.
+func (f *Fleet) Revertible(ctx context.Context, tenants iter.Seq2[Tenant, error], opts PlanOptions) (Summary, error) {
+	work := func(ctx context.Context, m *Migrator, s Session, t *task) Result {
+		return m.Inspect(ctx, s, t.tenant, opts)
+	}
+	return f.each(ctx, tenants, min(f.opts.Retries, lookRetries), work, judgeRevertible(opts))
+}
+
 // Work is what is done in one tenant, on a session of its own or one that
 // served another tenant before.
 type Work func(context.Context, *Migrator, Session, Tenant) Result

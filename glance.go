@@ -69,6 +69,17 @@ const (
 // is all: nothing is to be done there that needs a connection.
 type judge func(m *Migrator, t Tenant, history History) (Result, bool)
 
+// judgeRevertible is the judge of whether tenants can be rolled back. Where all
+// that has run can be reverted, what a rollback comes to need not be known.
+func judgeRevertible(opts PlanOptions) judge {
+	opts.To, opts.Steps, opts.Everything = "", 0, true
+	return func(m *Migrator, t Tenant, history History) (Result, bool) {
+		r := m.inspect(Result{Tenant: t, History: history}, opts)
+		r.Plan = Plan{}
+		return r, r.Err == nil && len(history.KnexOpen) == 0
+	}
+}
+
 // judgePlan is the judge of a run that carries out what opts asks for, or with
 // dry only shows it. It is nil where the run has to connect to every tenant.
 func judgePlan(opts PlanOptions, dry bool) judge {

@@ -150,7 +150,9 @@ func (m *Migrator) Migrate(ctx context.Context, session Session, tenant Tenant, 
 
 // migrate is Migrate. Of a tenant that is behind, as far as could be seen
 // without connecting, the history is read with the lock and not once before.
+// Likewise for a rollback: there is something to revert nearly everywhere.
 func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, opts PlanOptions, behind bool, stop <-chan struct{}, listen Listener) (r Result) {
+	behind = behind || opts.Direction == Down
 	if behind {
 		r = Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Source: FromConnection, Err: m.Parse()}
 	} else {
@@ -283,7 +285,8 @@ func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant,
 		if plan.Steps[i].Kind == Knex {
 			done, err = m.runKnex(ctx, session, tenant, plan, history, plan.Steps[i:end], listen)
 		} else {
-			done, err = m.runSQL(ctx, session, tenant, plan, plan.Steps[i], listen)
+			done, err = m.runSQL(ctx, session, tenant, m.stepsFrom(plan, i, history), listen)
+			end = i + len(done)
 		}
 		if all = append(all, done...); err != nil {
 			return all, err
@@ -293,18 +296,72 @@ func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant,
 	return all, nil
 }
 
-func (m *Migrator) runSQL(ctx context.Context, session Session, tenant Tenant, plan Plan, migration *Migration, listen Listener) ([]DoneStep, error) {
-	step := Step{
-		Migration: migration, Direction: plan.Direction, Batch: plan.Batch,
-		Statements: m.sections[migration.Section(plan.Direction)], Began: plan.Began, From: plan.From,
+// mostTogether bounds the steps that are sent together, as a run that is asked
+// to stop does so after them.
+const mostTogether = 16
+
+// stepsFrom are the next SQL migration of a plan, as a step, and in a tenant
+// where nothing has ever run those that can be sent together with it: what a
+// fresh tenant takes is quick, as there is no data, and most of it is waiting.
+func (m *Migrator) stepsFrom(plan Plan, i int, history History) []Step {
+	most := 1
+	if plan.Direction == Up && len(history.Records) == 0 && m.timeout <= 0 {
+		most = mostTogether
 	}
-	listen(Event{Type: MigrationStarted, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction})
-	result, err := m.apply(ctx, session, step)
-	listen(Event{Type: MigrationEnded, Time: time.Now(), Tenant: tenant, Migration: migration, Direction: step.Direction, Duration: result.Duration, Err: err})
-	if err != nil {
-		return nil, err
+	var steps []Step
+	for ; i < len(plan.Steps) && plan.Steps[i].Kind != Knex && len(steps) < most; i++ {
+		migration := plan.Steps[i]
+		steps = append(steps, Step{
+			Migration: migration, Direction: plan.Direction, Batch: plan.Batch,
+			Statements: m.sections[migration.Section(plan.Direction)], Began: plan.Began, From: plan.From,
+			Last: i == len(plan.Steps)-1,
+		})
 	}
-	return []DoneStep{{Migration: migration, Direction: step.Direction, Duration: result.Duration}}, nil
+	return steps
+}
+
+// runSQL applies the first of the steps, and as many after it as the session can
+// together with it.
+func (m *Migrator) runSQL(ctx context.Context, session Session, tenant Tenant, steps []Step, listen Listener) ([]DoneStep, error) {
+	started := func(s Step) {
+		listen(Event{Type: MigrationStarted, Time: time.Now(), Tenant: tenant, Migration: s.Migration, Direction: s.Direction})
+	}
+	ended := func(s Step, took time.Duration, err error) {
+		listen(Event{Type: MigrationEnded, Time: time.Now(), Tenant: tenant, Migration: s.Migration, Direction: s.Direction, Duration: took, Err: err})
+	}
+	started(steps[0])
+	var results []StepResult
+	var err error
+	start := time.Now()
+	if together, ok := session.(TogetherApplier); ok && len(steps) > 1 {
+		results, err = together.ApplyTogether(ctx, steps)
+	} else {
+		var result StepResult
+		if result, err = m.apply(ctx, session, steps[0]); err == nil {
+			results = []StepResult{result}
+		}
+	}
+	var done []DoneStep
+	for i, r := range results {
+		if i > 0 {
+			started(steps[i])
+		}
+		ended(steps[i], r.Duration, nil)
+		done = append(done, DoneStep{Migration: steps[i].Migration, Direction: steps[i].Direction, Duration: r.Duration})
+	}
+	if err == nil {
+		return done, nil
+	}
+	failed := len(results)
+	for i := max(failed, 1); i < len(steps) && (i == failed || lost(err)); i++ {
+		started(steps[i]) // what came of those that were sent is not known
+	}
+	took := time.Since(start)
+	for _, r := range results {
+		took -= r.Duration
+	}
+	ended(steps[failed], max(took, 0), err)
+	return done, err
 }
 
 func (m *Migrator) record(ctx context.Context, session Session, tenant Tenant, plan Plan, history History) ([]DoneStep, error) {

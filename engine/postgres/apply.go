@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -32,10 +33,40 @@ func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult,
 	if section != nil && section.NoTransaction {
 		err = stepwise.Run(ctx, step, &stepRunner{session: s, step: step, start: start})
 	} else {
-		err = s.applyInTransaction(ctx, step)
+		_, err = s.applyInTransactions(ctx, []skein.Step{step})
 	}
 	s.needsReset = true
 	return skein.StepResult{Duration: time.Since(start)}, err
+}
+
+// ApplyTogether sends transactions that go up in one message. The server runs
+// them one after the other, and none after one that fails. For six small
+// migrations that is a tenth less of its work, and five waits less.
+func (s *session) ApplyTogether(ctx context.Context, steps []skein.Step) ([]skein.StepResult, error) {
+	if !s.locked {
+		return nil, errNotLocked
+	}
+	n := 0
+	for n < len(steps) && together(steps[n]) {
+		n++
+	}
+	// Before PostgreSQL 13 the time of all statements of a message counts together.
+	if n < 2 || s.version() < 13 {
+		result, err := s.Apply(ctx, steps[0])
+		if err != nil {
+			return nil, err
+		}
+		return []skein.StepResult{result}, nil
+	}
+	results, err := s.applyInTransactions(ctx, steps[:n])
+	s.needsReset = true
+	return results, err
+}
+
+// together says whether a step can share a message with others.
+func together(step skein.Step) bool {
+	section := step.Migration.Section(step.Direction)
+	return step.Direction == skein.Up && !step.Began && section != nil && !section.NoTransaction && section.Timeouts.IsZero()
 }
 
 // setTimeouts bounds the session as a migration demands; the reset that is due
@@ -64,54 +95,116 @@ func (s *session) setTimeouts(ctx context.Context, t skein.Timeouts) error {
 	return nil
 }
 
-// applyInTransaction sends the migration and its history row as one transaction
-// in one message. Statements are not sent one by one: the server then parses
-// them all before it runs the first, and there is one answer to wait for.
-func (s *session) applyInTransaction(ctx context.Context, step skein.Step) error {
+// applyInTransactions sends steps in one message, each with its history row as
+// one transaction. Statements are not sent one by one: the server then parses
+// them all before it runs the first, and there is one answer to wait for. There
+// is a result for each step that was applied; the error is that of the next.
+func (s *session) applyInTransactions(ctx context.Context, steps []skein.Step) ([]skein.StepResult, error) {
 	var m script
-	m.add(setup, "BEGIN")
-	s.prepare(&m)
-	s.createHistory(&m)
-	for i := step.From; i < len(step.Statements); i++ {
-		m.add(part(i), step.Statements[i].Text)
+	before := s.state
+	states := make([]tenantState, len(steps)) // that follow the steps
+	records, commits := make([]int, len(steps)), make([]int, len(steps))
+	for i, step := range steps {
+		m.step = i
+		m.add(setup, "BEGIN")
+		s.prepare(&m)
+		s.createHistory(&m)
+		for j := step.From; j < len(step.Statements); j++ {
+			m.add(part(j), step.Statements[j].Text)
+		}
+		// The record comes last, to know the duration. The migration may have changed
+		// the role and the search path by then: the one is set back, and the table
+		// named with its schema.
+		m.add(record, "RESET SESSION AUTHORIZATION", "RESET ROLE")
+		after := s.state.after(step)
+		after.kept.anew = after.kept.anew || setsComment(step)
+		records[i] = len(m.spans)
+		if step.Direction == skein.Down {
+			m.add(record, deleteRecord(s.table(), step.Migration.Name))
+		} else {
+			began := "pg_catalog.transaction_timestamp()"
+			if i > 0 {
+				// To the server a message is one point in time.
+				began = "(SELECT applied_at FROM " + s.table() + " WHERE name = " + quoteLiteral(steps[i-1].Migration.Name) + ")"
+			}
+			insert := insertApplied(s.table(), s.state.lastID+1, s.engine.opts, step, began)
+			if len(steps) > 1 {
+				insert += " RETURNING EXTRACT(EPOCH FROM applied_at - started_at) * 1000"
+			}
+			m.add(record, insert)
+		}
+		s.keepFingerprint(&m, &after)
+		commits[i] = len(m.spans)
+		m.add(commit, "COMMIT")
+		s.state, states[i] = after, after
+		s.needsReset = true
 	}
-	// The record comes last, to know the duration. The migration may have changed
-	// the role and the search path by then: the one is set back, and the table
-	// named with its schema.
-	m.add(record, "RESET SESSION AUTHORIZATION", "RESET ROLE")
-	after := s.state.after(step)
-	after.kept.anew = after.kept.anew || setsComment(step)
-	if step.Direction == skein.Down {
-		m.add(record, deleteRecord(s.table(), step.Migration.Name))
-	} else {
-		m.add(record, insertApplied(s.table(), s.engine.opts, step))
+	if steps[len(steps)-1].Last && m.made == 0 && !s.owes {
+		m.add(commit, unlockQuery(s.lockedKey()))
 	}
-	s.keepFingerprint(&m, &after)
-	m.add(commit, "COMMIT")
+	s.state = before
 
-	results, err := s.commit(ctx, &m, after)
-	if err == nil {
-		return nil
+	results, err := s.run(ctx, &m)
+	var applied []skein.StepResult
+	for i, at := range commits {
+		if len(results) <= at || results[at].tag != "COMMIT" {
+			break
+		}
+		s.prepared()
+		s.changed(&m, results, states[i])
+		applied = append(applied, skein.StepResult{Duration: recordedDuration(results[records[i]])})
 	}
-	answer, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok && !errors.Is(err, errRolledBack) || ok && fatal(answer) {
+	if len(applied) == len(steps) {
+		// What came after the answer to the last COMMIT is the lock, if anything:
+		// where that did not go well Unlock will say so.
+		if last := commits[len(steps)-1] + 1; len(results) > last && len(results[last].row) == 1 && string(results[last].row[0]) == "t" {
+			s.locked, s.released = false, true
+		}
+		return applied, nil
+	}
+	if err == nil {
+		err = errRolledBack
+	} else {
+		s.rollBack(ctx)
+	}
+	at, offset := s.locate(&m, len(results), err)
+	answer, answered := errors.AsType[*pgconn.PgError](err)
+	if answered && !fatal(answer) && len(steps) > 1 && len(applied) == 0 && at.step != 0 {
+		// The server has read the whole message, found that it cannot read it, and
+		// run nothing: what comes before that can be applied.
+		return s.applyInTransactions(ctx, steps[:max(at.step, 1)])
+	}
+	step := steps[len(applied)]
+	if !answered && !errors.Is(err, errRolledBack) || answered && fatal(answer) {
 		e := s.fail(ctx, err)
 		if lost, ok := errors.AsType[*skein.DatabaseError](e); ok && lost.Class == skein.ConnectionLost {
 			lost.Hint = "whether the migration was committed is not known here: the tenant's history says so"
 		}
-		return fmt.Errorf("apply %s: %w", step.Migration.Name, e)
+		return applied, fmt.Errorf("apply %s: %w", step.Migration.Name, e)
 	}
-	p, offset := s.locate(&m, len(results), err)
-	i := int(p)
+	i := int(at.part)
 	switch {
-	case p == commit || p == nowhere: // a deferred constraint; a text that the server cannot read
+	case at.part == commit || at.part == nowhere: // a deferred constraint; a text that the server cannot read
 		i = -1
-	case p < 0:
-		return s.ownError(ctx, &m, results, err)
+	case at.part < 0:
+		return applied, s.ownError(ctx, &m, results, err)
 	}
 	e := s.statementError(ctx, step, i, offset, err)
 	e.Partial = step.Began // its record has not changed
-	return e
+	return applied, e
+}
+
+// recordedDuration is what was returned of a record in milliseconds, 0 if
+// nothing was.
+func recordedDuration(r result) time.Duration {
+	if len(r.row) != 1 {
+		return 0
+	}
+	millis, err := strconv.ParseFloat(string(r.row[0]), 64)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(millis * float64(time.Millisecond))
 }
 
 // statementError is the error of statement i of a step, -1 if it is not known
@@ -143,23 +236,23 @@ const nowhere part = -100
 
 // locate says which statement of a script failed, and at which offset in bytes
 // of its text, given how many ended before.
-func (s *session) locate(m *script, ended int, err error) (part, int) {
+func (s *session) locate(m *script, ended int, err error) (span, int) {
 	if answer, ok := errors.AsType[*pgconn.PgError](err); ok && answer.Position > 0 {
 		at := s.byteOffset(m.text.String(), int(answer.Position))
 		for _, span := range slices.Backward(m.spans) {
 			if span.from <= at {
 				// Text that ends too early is found wrong at what Skein put after it.
-				return span.part, min(at, span.to) - span.from
+				return span, min(at, span.to) - span.from
 			}
 		}
 	}
 	switch {
 	case ended == 0:
-		return nowhere, 0 // not even BEGIN ran
+		return span{step: -1, part: nowhere}, 0 // not even BEGIN ran
 	case ended < len(m.spans):
-		return m.spans[ended].part, 0
+		return m.spans[ended], 0
 	}
-	return commit, 0
+	return m.spans[len(m.spans)-1], 0
 }
 
 // byteOffset is the offset of the character that a server counts as number
@@ -209,7 +302,7 @@ func (r *stepRunner) Begin(ctx context.Context) error {
 			fmt.Sprintf("UPDATE %s SET state = 'reverting', done = %d, total = %d, fingerprints = %s, started_at = pg_catalog.clock_timestamp() WHERE name = %s",
 				r.table(), r.step.From, total, quoteLiteral(prints), quoteLiteral(name)))
 	} else {
-		m.add(record, upsertRecords(r.table(), r.engine.opts, []skein.Record{{
+		m.add(record, upsertRecords(r.table(), r.state.lastID, r.engine.opts, []skein.Record{{
 			Name: name, State: skein.Applying, Batch: r.step.Batch, Checksum: r.step.Migration.Checksum,
 			Done: r.step.From, Total: total, Fingerprints: prints,
 		}}))
@@ -262,7 +355,9 @@ func (r *stepRunner) exec(ctx context.Context, i int, share bool) error {
 	if r.answer != nil {
 		r.rollBack(ctx)
 		if len(results) > 0 || r.answer.Position > 0 {
-			p, offset = r.locate(&m, len(results), err)
+			var at span
+			at, offset = r.locate(&m, len(results), err)
+			p = at.part
 		}
 	}
 	if p < 0 {

@@ -149,7 +149,7 @@ func (e *Engine) scope(t skein.Target) string {
 // which come to the same schema by their search path.
 func (s *session) keepFingerprint(m *script, after *tenantState) {
 	s.writeTag(m, after)
-	if m.makes && after.kept.writable && s.target.Schema == "" {
+	if m.makes && m.made == 0 && after.kept.writable && s.target.Schema == "" {
 		m.made = len(m.spans)
 		m.add(reading, tableQuery("(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())", "pg_catalog.to_regclass("+quoteLiteral(s.table())+")"))
 	}

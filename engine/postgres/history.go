@@ -81,8 +81,10 @@ func schemaExpr(target skein.Target) string {
 type tenantState struct {
 	schemaOID string // empty if there is no schema
 	schema    string // quoted where it needs to be
-	// The rows of the tables, and whether Knex would get its lock.
+	// The rows of the tables, and whether Knex would get its lock. lastID is the
+	// highest id of Skein's own.
 	own        []skein.Record
+	lastID     int64
 	knex       []skein.KnexRow
 	knexLocked bool
 	// hasHistory and hasKnexLock say which tables exist.
@@ -97,6 +99,7 @@ func (t tenantState) history() skein.History { return skein.NewHistory(t.own, t.
 // with is the state after records were written.
 func (t tenantState) with(records ...skein.Record) tenantState {
 	t.hasHistory, t.own = true, slices.Clone(t.own)
+	t.lastID += int64(len(records))
 	for _, r := range records {
 		if i := slices.IndexFunc(t.own, func(o skein.Record) bool { return o.Name == r.Name }); i >= 0 {
 			t.own[i] = r
@@ -144,6 +147,7 @@ func readState(row [][]byte, knexTable string) (tenantState, error) {
 	t.own = make([]skein.Record, len(own))
 	for i, r := range own {
 		t.own[i] = r.record()
+		t.lastID = r.ID
 	}
 	for _, r := range knex {
 		if r.Name != "" {
@@ -222,8 +226,8 @@ func (i *instant) UnmarshalJSON(text []byte) error {
 }
 
 // upsertRecords is SQL that writes records, in place of what there is about
-// their migrations.
-func upsertRecords(table string, opts skein.SessionOptions, records []skein.Record) string {
+// their migrations. New ones get ids from the one after last.
+func upsertRecords(table string, last int64, opts skein.SessionOptions, records []skein.Record) string {
 	var b strings.Builder
 	b.WriteString("INSERT INTO " + table + " (id, name, state, batch, checksum, done, total, fingerprints, started_at, applied_at, duration_ms, applied_by, tool) VALUES ")
 	for i, r := range records {
@@ -238,17 +242,12 @@ func upsertRecords(table string, opts skein.SessionOptions, records []skein.Reco
 		if r.Partial() {
 			applied, millis = "NULL", "NULL"
 		}
-		fmt.Fprintf(&b, "(%s + %d, %s, %s, %d, %s, %d, %d, %s, %s, %s, %s, %s, %s)",
-			nextID(table), i, quoteLiteral(r.Name), quoteLiteral(string(r.State)), r.Batch, nullable(r.Checksum), r.Done, r.Total, nullable(r.Fingerprints), started, applied, millis,
+		fmt.Fprintf(&b, "(%d, %s, %s, %d, %s, %d, %d, %s, %s, %s, %s, %s, %s)",
+			last+1+int64(i), quoteLiteral(r.Name), quoteLiteral(string(r.State)), r.Batch, nullable(r.Checksum), r.Done, r.Total, nullable(r.Fingerprints), started, applied, millis,
 			nullable(first(255, cmp.Or(r.By, opts.By))), nullable(first(64, cmp.Or(r.Tool, opts.Tool))))
 	}
 	b.WriteString(replaceRecord)
 	return b.String()
-}
-
-// nextID is SQL for the id of a new record.
-func nextID(table string) string {
-	return "(SELECT COALESCE(pg_catalog.max(id), 0) + 1 FROM " + table + ")"
 }
 
 // replaceRecord is the end of an INSERT that takes the place of what there was
@@ -258,12 +257,11 @@ const replaceRecord = ` ON CONFLICT (name) DO UPDATE SET state = excluded.state,
 	applied_at = excluded.applied_at, duration_ms = excluded.duration_ms, applied_by = excluded.applied_by, tool = excluded.tool`
 
 // insertApplied is SQL that records a migration at the end of the transaction
-// that it ran in.
-func insertApplied(table string, opts skein.SessionOptions, step skein.Step) string {
+// that it ran in, and took the time since began, which is SQL too.
+func insertApplied(table string, id int64, opts skein.SessionOptions, step skein.Step, began string) string {
 	insert := "INSERT INTO " + table + " (id, name, state, batch, checksum, started_at, applied_at, duration_ms, applied_by, tool) VALUES (" +
-		nextID(table) + ", " + quoteLiteral(step.Migration.Name) + ", 'applied', " + strconv.Itoa(step.Batch) + ", " + nullable(step.Migration.Checksum) +
-		", pg_catalog.transaction_timestamp(), pg_catalog.clock_timestamp()" +
-		", EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - pg_catalog.transaction_timestamp()) * 1000, " +
+		strconv.FormatInt(id, 10) + ", " + quoteLiteral(step.Migration.Name) + ", 'applied', " + strconv.Itoa(step.Batch) + ", " + nullable(step.Migration.Checksum) +
+		", " + began + ", pg_catalog.clock_timestamp(), EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - " + began + ") * 1000, " +
 		nullable(first(255, opts.By)) + ", " + nullable(first(64, opts.Tool)) + ")"
 	if step.Began {
 		insert += replaceRecord

@@ -38,12 +38,16 @@ type session struct {
 	// owes says that Skein's table was made while the session has had the lock, so
 	// that there was no fingerprint to be written with it.
 	owes bool
+	// released says that the lock was given back with the last step, and Unlock
+	// has nothing left to do.
+	released bool
 }
 
 var (
-	_ skein.Session    = (*session)(nil)
-	_ skein.LockKeeper = (*session)(nil)
-	_ skein.Terminator = (*session)(nil)
+	_ skein.Session         = (*session)(nil)
+	_ skein.TogetherApplier = (*session)(nil)
+	_ skein.LockKeeper      = (*session)(nil)
+	_ skein.Terminator      = (*session)(nil)
 )
 
 // A script is one message of several statements that knows what each of them is
@@ -51,6 +55,7 @@ var (
 type script struct {
 	text  strings.Builder
 	spans []span
+	step  int // the number of the step that statements are added for, from 0
 	// makes says that Skein's table is made, and made is then the number of the
 	// statement that reads its oid, 0 if there is none.
 	makes bool
@@ -60,10 +65,11 @@ type script struct {
 // A span is a statement's place in a script, in bytes.
 type span struct {
 	from, to int
+	step     int
 	part     part
 }
 
-// A part is what a statement of a script is for: the number of one of the
+// A part is what a statement of a script is for: the number of one of its
 // step's statements, counted from 0, or one of Skein's own.
 type part int
 
@@ -79,7 +85,7 @@ func (m *script) add(p part, statements ...string) {
 	for _, sql := range statements {
 		from := m.text.Len()
 		m.text.WriteString(sql)
-		m.spans = append(m.spans, span{from, m.text.Len(), p})
+		m.spans = append(m.spans, span{from, m.text.Len(), m.step, p})
 		m.text.WriteString(";\n")
 	}
 }
@@ -165,7 +171,8 @@ func (s *session) History(ctx context.Context) (skein.History, error) {
 	}
 	if s.locked {
 		// Another session, of Knex, has changed what there is.
-		s.state.own, s.state.knex, s.state.knexLocked, s.state.kept = state.own, state.knex, state.knexLocked, state.kept
+		s.state.own, s.state.lastID = state.own, state.lastID
+		s.state.knex, s.state.knexLocked, s.state.kept = state.knex, state.knexLocked, state.kept
 	}
 	return state.history(), nil
 }
@@ -256,7 +263,7 @@ func (s *session) Record(ctx context.Context, records []skein.Record) error {
 	s.prepare(&m)
 	s.createHistory(&m)
 	after := s.state.with(records...)
-	m.add(record, upsertRecords(s.table(), s.engine.opts, records))
+	m.add(record, upsertRecords(s.table(), s.state.lastID, s.engine.opts, records))
 	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
 	if results, err := s.commit(ctx, &m, after); err != nil {
@@ -332,11 +339,16 @@ func (s *session) commit(ctx context.Context, m *script, after tenantState) ([]r
 	if err != nil {
 		return results, err
 	}
+	s.changed(m, results, after)
+	return results, nil
+}
+
+// changed notes the state that a script has brought the tenant to.
+func (s *session) changed(m *script, results []result, after tenantState) {
 	s.state = after
 	if m.made > 0 && len(results[m.made].row) == 1 {
 		s.state.kept.table, s.owes = string(results[m.made].row[0]), true
 	}
-	return results, nil
 }
 
 // rollBack ends a transaction that was left open. A session whose context ended
@@ -355,7 +367,7 @@ func (s *session) rollBack(ctx context.Context) {
 func (s *session) ownError(ctx context.Context, m *script, results []result, err error) error {
 	doing, hint := "set up the session", ""
 	role := quoteIdent(s.target.User)
-	switch p, _ := s.locate(m, len(results), err); p {
+	switch at, _ := s.locate(m, len(results), err); at.part {
 	case create:
 		doing, hint = "create "+skein.HistoryTable, fmt.Sprintf("GRANT CREATE, USAGE ON SCHEMA %s TO %s", s.state.schema, role)
 	case record:
@@ -472,7 +484,7 @@ func (s *session) tryLock(ctx context.Context) (bool, error) {
 		}
 		return false, err
 	}
-	s.locked = got
+	s.locked, s.released = got, false
 	return got, nil
 }
 
@@ -480,6 +492,13 @@ func (s *session) tryLock(ctx context.Context) (bool, error) {
 // there is no schema, and a lock on null is never taken.
 func (s *session) lockKey() string {
 	return strconv.Itoa(lockClass) + ", " + schemaExpr(s.target) + "::oid::integer"
+}
+
+// lockedKey is lockKey of the lock that the session has. It is the oid that was
+// locked: a migration may have changed the search path, and with it which schema
+// is the first.
+func (s *session) lockedKey() string {
+	return strconv.Itoa(lockClass) + ", " + s.state.schemaOID + "::oid::integer"
 }
 
 // watchClient makes the server see soon that this process, or its machine, is
@@ -509,13 +528,15 @@ func majorVersion(conn *pgconn.PgConn) int {
 
 // Unlock gives the lock back.
 func (s *session) Unlock(ctx context.Context) error {
+	if s.released {
+		s.released = false
+		return nil
+	}
 	if !s.locked {
 		return errNotLocked
 	}
 	s.locked = false
-	// By the oid that was locked: a migration may have changed the search path,
-	// and with it which schema is the first.
-	key := strconv.Itoa(lockClass) + ", " + s.state.schemaOID + "::oid::integer"
+	key := s.lockedKey()
 	if s.owes && s.conn.TxStatus() == 'I' {
 		s.owes = false
 		var m script
@@ -540,7 +561,7 @@ func (s *session) release(ctx context.Context, key string) error {
 // releaseAfter gives the lock back when a script has run.
 func (s *session) releaseAfter(ctx context.Context, m *script, key string) error {
 	at := len(m.spans)
-	m.add(setup, "SELECT pg_catalog.pg_advisory_unlock("+key+")")
+	m.add(setup, unlockQuery(key))
 	results, err := s.run(ctx, m)
 	if err != nil {
 		return fmt.Errorf("give the lock back: %w", s.fail(ctx, err))
@@ -550,6 +571,9 @@ func (s *session) releaseAfter(ctx context.Context, m *script, key string) error
 	}
 	return nil
 }
+
+// unlockQuery is SQL that gives a lock back, and says whether the session had it.
+func unlockQuery(key string) string { return "SELECT pg_catalog.pg_advisory_unlock(" + key + ")" }
 
 func (s *session) lockedError(ctx context.Context, waited time.Duration) error {
 	locked := &skein.LockedError{Waited: waited}

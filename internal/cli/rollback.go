@@ -131,6 +131,9 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 	}
 	report.begin()
 	sum, err := a.work(func() (skein.Summary, error) {
+		if yes {
+			return fleet.Revertible(ctx, w.tenants(ctx, filter), opts)
+		}
 		return fleet.Inspect(ctx, w.tenants(ctx, filter), opts)
 	})
 	report.close()
