@@ -142,7 +142,7 @@ func TestLastStepUnlocks(t *testing.T) {
 	last.Last = true
 	broken := step(t, "2.sql", "SELECT nothing", false)
 	broken.Last = true
-	failing(t, s, broken)
+	_ = failing(t, s, broken)
 	if _, err := other.Lock(t.Context(), 0); err == nil {
 		t.Fatal("the lock is free after a step that failed")
 	}
