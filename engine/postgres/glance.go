@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/skeinhq/skein"
 )
 
@@ -336,7 +338,7 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 		return fmt.Errorf("look for histories: %w", err)
 	}
 	// Nil are those of which whoever connects says what is wrong: there is no such
-	// schema, or something else has the name of a table.
+	// schema, something else has the name of a table, or it holds something else.
 	histories := make([]*skein.History, len(schemas))
 	odd := make([]bool, len(schemas))
 	var present []presence
@@ -355,45 +357,38 @@ func (s *session) glanceSchemas(ctx context.Context, targets []skein.Target, gli
 		}
 	}
 	found := make([]tenantState, len(schemas))
-	locks := make([][]knexLockRow, len(schemas))
 	// Each table that a message names is locked, with its indexes, and the
 	// server's table of locks has room for some thousands.
 	const atOnce = 100
 	for some := range slices.Chunk(present, atOnce) {
-		var branches [3][]string
+		// A statement each: put together by UNION ALL they take the server twice as
+		// long, and fail where a column is of another type in one of the tables.
+		var m strings.Builder
 		for _, p := range some {
 			from := columns[p.kind]
 			if p.kind == 0 && knex[p.schema] {
 				// Where Knex has been, the times tell whose application is meant.
 				from += ", pg_catalog.to_json(applied_at)::text"
-			} else if p.kind == 0 {
-				from += ", NULL::text"
 			}
-			branches[p.kind] = append(branches[p.kind], fmt.Sprintf("SELECT %d, %s FROM %s", p.schema, from, p.table))
+			m.WriteString("SELECT " + from + " FROM " + p.table + ";\n")
 		}
-		var m strings.Builder
-		var kinds []int
-		for kind, union := range branches {
-			if len(union) > 0 {
-				m.WriteString(strings.Join(union, " UNION ALL ") + " ORDER BY 1, 2;\n")
-				kinds = append(kinds, kind)
+		results := s.conn.Exec(ctx, m.String())
+		for _, p := range some {
+			if !results.NextResult() {
+				break // Close says why
+			}
+			if err := readGlance(p.kind, results.ResultReader(), &found[p.schema]); err != nil {
+				odd[p.schema] = true
 			}
 		}
-		results, err := s.conn.Exec(ctx, m.String()).ReadAll()
-		if err != nil {
+		if err := results.Close(); err != nil {
 			return fmt.Errorf("read histories: %w", s.fail(ctx, err))
-		}
-		for i, kind := range kinds {
-			if err := readGlance(kind, results[i].Rows, found, locks); err != nil {
-				return fmt.Errorf("read histories: the server's answer cannot be read: %w", err)
-			}
 		}
 	}
 	for i, h := range histories {
 		if odd[i] {
 			histories[i] = nil
 		} else if h != nil {
-			found[i].knexLocked = knexLocked(locks[i])
 			*h = found[i].history()
 		}
 	}
@@ -409,9 +404,8 @@ type presence struct {
 	table        string
 }
 
-// readGlance reads rows of one kind of table into what was found of their
-// schemas.
-func readGlance(kind int, rows [][][]byte, found []tenantState, locks [][]knexLockRow) error {
+// readGlance reads one kind of table into what was found of its schema.
+func readGlance(kind int, rows *pgconn.ResultReader, found *tenantState) error {
 	var err error
 	number := func(text []byte) int {
 		if text == nil {
@@ -421,20 +415,31 @@ func readGlance(kind int, rows [][][]byte, found []tenantState, locks [][]knexLo
 		err = cmp.Or(err, e)
 		return n
 	}
-	for _, row := range rows {
-		i := number(row[0])
-		switch kind {
+	var own []ownRow
+	var locks []knexLockRow
+	for rows.NextRow() {
+		switch row := rows.Values(); kind {
 		case 0:
-			found[i].own = append(found[i].own, skein.Record{
-				Name: string(row[2]), State: skein.RecordState(row[3]), Batch: number(row[4]), Checksum: strings.TrimRight(string(row[5]), " "), AppliedAt: jsonTime(row[6]),
-			})
+			r := ownRow{ID: int64(number(row[0])), Name: string(row[1]), State: skein.RecordState(row[2]), Batch: number(row[3]), Checksum: string(row[4])}
+			if len(row) > 5 {
+				r.Applied = instant(jsonTime(row[5]))
+			}
+			own = append(own, r)
 		case 1:
-			if len(row[2]) > 0 {
-				found[i].knex = append(found[i].knex, skein.KnexRow{ID: int64(number(row[1])), Name: string(row[2]), Batch: number(row[3]), Time: jsonTime(row[4])})
+			if len(row[1]) > 0 {
+				found.knex = append(found.knex, skein.KnexRow{ID: int64(number(row[0])), Name: string(row[1]), Batch: number(row[2]), Time: jsonTime(row[3])})
 			}
 		case 2:
-			locks[i] = append(locks[i], knexLockRow{number(row[1])})
+			locks = append(locks, knexLockRow{number(row[0])})
 		}
+	}
+	switch kind {
+	case 0:
+		found.setOwn(own)
+	case 1:
+		slices.SortFunc(found.knex, func(a, b skein.KnexRow) int { return cmp.Compare(a.ID, b.ID) })
+	case 2:
+		found.knexLocked = knexLocked(locks)
 	}
 	return err
 }

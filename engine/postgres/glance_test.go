@@ -834,7 +834,7 @@ func TestGlanceWithoutRights(t *testing.T) {
 
 // What is told of odd tables is what their own history would be, or nothing.
 func TestGlanceOfOddTables(t *testing.T) {
-	targets := newSchemas(t, 6)
+	targets := newSchemas(t, 9)
 	config := conformance(newSchema, newSchemas)
 	execAs(t, targets[0], "CREATE SEQUENCE skein_migrations")
 	execAs(t, targets[1], "CREATE TABLE m (id int, name text, batch int, migration_time timestamp); INSERT INTO m VALUES (1, '1.js', 1, '2024-01-01'); CREATE VIEW knex_migrations AS SELECT * FROM m")
@@ -850,11 +850,24 @@ func TestGlanceOfOddTables(t *testing.T) {
 	execAs(t, targets[3], config.Knex)
 	execAs(t, targets[4], config.Knex)
 	execAs(t, targets[5], "CREATE MATERIALIZED VIEW knex_migrations AS SELECT 1 AS id, '1.js'::text AS name, 1 AS batch, now() AS migration_time")
+	// Columns of other types than in the rest, and rows in another order than that
+	// of their ids.
+	execAs(t, targets[6], "CREATE TABLE knex_migrations (id bigint, name char(4), batch numeric, migration_time text); INSERT INTO knex_migrations VALUES (2, '2.js', 2, NULL), (10, 'a.js', 3, 'x'), (1, '1.js', 1, now())")
+	migrated(t, targets[7], one(t), two(t), step(t, "0.sql", "SELECT 1", false))
+	execAs(t, targets[7], "UPDATE skein_migrations SET batch = 1 WHERE name = '1.sql'")
+	// What cannot be read is left to whoever connects, and the rest is told.
+	execAs(t, targets[8], "CREATE TABLE knex_migrations (id int, name text, batch text, migration_time timestamptz); INSERT INTO knex_migrations VALUES (1, '1.js', 'one', now())")
 	glimpses := look(t, targets...)
 	if glimpses[0] != (skein.Glimpse{}) {
 		t.Errorf("of a sequence it is told %+v", glimpses[0])
 	}
-	for i, target := range targets[1:] {
+	if glimpses[8] != (skein.Glimpse{}) {
+		t.Errorf("of a batch that is no number it is told %+v", glimpses[8])
+	}
+	if _, err := open(t, New(skein.SessionOptions{}), targets[8]).History(t.Context()); err == nil {
+		t.Error("a batch that is no number is no error to whoever connects")
+	}
+	for i, target := range targets[1:8] {
 		s := open(t, New(skein.SessionOptions{}), target)
 		h, err := s.History(t.Context())
 		if err != nil {

@@ -142,13 +142,8 @@ func readState(row [][]byte, knexTable string) (tenantState, error) {
 			return tenantState{}, err
 		}
 	}
-	slices.SortFunc(own, func(a, b ownRow) int { return cmp.Compare(a.ID, b.ID) })
+	t.setOwn(own)
 	slices.SortFunc(knex, func(a, b knexRow) int { return cmp.Compare(a.ID, b.ID) })
-	t.own = make([]skein.Record, len(own))
-	for i, r := range own {
-		t.own[i] = r.record()
-		t.lastID = r.ID
-	}
 	for _, r := range knex {
 		if r.Name != "" {
 			t.knex = append(t.knex, skein.KnexRow{ID: r.ID, Name: r.Name, Batch: r.Batch, Time: time.Time(r.Time)})
@@ -156,6 +151,16 @@ func readState(row [][]byte, knexTable string) (tenantState, error) {
 	}
 	t.knexLocked = knexLocked(locks)
 	return t, nil
+}
+
+// setOwn sets what the rows of Skein's own table say, in whatever order they are.
+func (t *tenantState) setOwn(rows []ownRow) {
+	slices.SortFunc(rows, func(a, b ownRow) int { return cmp.Compare(a.ID, b.ID) })
+	t.own = make([]skein.Record, len(rows))
+	for i, r := range rows {
+		t.own[i] = r.record()
+		t.lastID = r.ID
+	}
 }
 
 // decodeRows reads a table as historyQuery returns it: <row ...><json>...</json></row>,
