@@ -38,6 +38,7 @@ type glancer struct {
 	connected map[string]int                  // how often, by database
 	batches   [][]skein.Target
 	keeps     int
+	reads     int // of histories by their own sessions
 }
 
 func newGlancer(set *skein.Set) *glancer {
@@ -142,6 +143,9 @@ func (s *glancerSession) History(ctx context.Context) (skein.History, error) {
 	if _, err := s.memorySession.History(ctx); err != nil {
 		return skein.History{}, err
 	}
+	s.engine.mu.Lock()
+	s.engine.reads++
+	s.engine.mu.Unlock()
 	return s.engine.history(s.target.Database), nil
 }
 
@@ -1077,5 +1081,185 @@ func TestFingerprint(t *testing.T) {
 		if got := h.Fingerprint(); got != "" {
 			t.Errorf("a history in which something is %s has the fingerprint %s", name, got)
 		}
+	}
+}
+
+// revertible asks which of the tenants could not be rolled back.
+func (e *glancer) revertible(t *testing.T, all []skein.Tenant, opts skein.PlanOptions) run {
+	t.Helper()
+	opts.Direction = skein.Down
+	return e.look(t, all, func(o *skein.FleetOptions) { o.Retries = 0 }, func(f *skein.Fleet) (skein.Summary, error) {
+		return f.Revertible(t.Context(), listOf(all), opts)
+	})
+}
+
+// Where all that has run could be reverted, no rollback is refused, and there is
+// no need to know what it comes to.
+func TestFleetSeesWhatCanBeReverted(t *testing.T) {
+	for name, histories := range map[string]bool{"by fingerprint": false, "by history": true} {
+		t.Run(name, func(t *testing.T) {
+			engine := newGlancer(migrations(t, "1_a.sql", "2_b.sql", "3_c.sql"))
+			engine.histories = histories
+			all := tenants(100, 1)
+			engine.bring(all, "1_a.sql", "2_b.sql", "3_c.sql")
+			behind := all[50:60]
+			engine.bring(behind, "1_a.sql", "2_b.sql")
+			empty := all[70:71]
+			engine.bring(empty)
+			for _, opts := range []skein.PlanOptions{{}, {Steps: 2}, {To: "1"}, {Everything: true}} {
+				clear(engine.connected)
+				r := engine.revertible(t, all, opts)
+				if r.sum.Failed != 0 || r.sum.Steps != 0 {
+					t.Fatalf("%+v: the summary is %+v", opts, r.sum)
+				}
+				for _, tenant := range all {
+					got := r.results[tenant.Slug]
+					want, source := skein.StateUpToDate, skein.FromFingerprint
+					if histories {
+						source = skein.FromHistory
+					}
+					if n := len(engine.applied[tenant.Target.Database]); n < 3 {
+						want = skein.StateBehind
+						// What is concluded from a fingerprint is that all is as it should be.
+						if !histories {
+							source = skein.FromConnection
+						}
+					}
+					if got.Standing.State != want || got.Source != source {
+						t.Errorf("%+v: %s is %s by %s, want %s by %s", opts, tenant.Slug, got.Standing.State, got.Source, want, source)
+					}
+					if source != skein.FromConnection && len(got.Plan.Steps) > 0 {
+						t.Errorf("%+v: %s, which was only looked at, has the plan %q", opts, tenant.Slug, got.Plan.Names())
+					}
+				}
+				if n := engine.strangers(all[1:]); histories && n > 0 || n > len(behind)+len(empty)+len(engine.batches) {
+					t.Errorf("%+v: %d tenants were connected to", opts, n)
+				}
+			}
+		})
+	}
+}
+
+// What may be refused is asked for by its own plan, and its error is that of the
+// rollback.
+func TestFleetSeesWhatCannotBeReverted(t *testing.T) {
+	for name, histories := range map[string]bool{"by fingerprint": false, "by history": true} {
+		t.Run(name, func(t *testing.T) {
+			// The first has no down section.
+			set := migrations(t, "1_a.sql!", "2_b.sql", "3_c.sql")
+			engine := newGlancer(set)
+			engine.histories = histories
+			all := tenants(9, 1)
+			engine.bring(all, "1_a.sql", "2_b.sql", "3_c.sql")
+			of := func(i int) string { return all[i].Target.Database }
+			engine.bring(all[1:2], "1_a.sql", "2_b.sql")
+			engine.bring(all[2:3], "2_b.sql", "3_c.sql", "4_gone.sql") // which would be reverted last
+			engine.change[of(3)] = func(h *skein.History) { h.Records[2].Checksum = "another" }
+			engine.change[of(4)] = func(h *skein.History) { h.Records[2].State = skein.Reverting }
+			engine.change[of(5)] = func(h *skein.History) { h.KnexLocked = true }
+			all[6].Target.Database = "down"
+			engine.bring(all[6:7], "1_a.sql")
+			all[7].Err = errors.New("its password cannot be decrypted")
+			engine.bring(all[8:])
+			for _, i := range []int{3, 4, 5} {
+				h := engine.history(of(i))
+				engine.kept[of(i)] = h.Fingerprint()
+				if i == 5 {
+					engine.kept[of(i)] = "" // of a lock that Knex has it says nothing
+				}
+			}
+			for _, test := range []struct {
+				opts    skein.PlanOptions
+				reasons [6]skein.Reason // of the first six
+				plans   [2]string       // of the first two
+			}{
+				{skein.PlanOptions{Steps: 1}, [6]skein.Reason{"", "", "", skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql", "2_b.sql"}},
+				{skein.PlanOptions{To: "1"}, [6]skein.Reason{"", "", skein.ReasonMissing, skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql 2_b.sql", "2_b.sql"}},
+				{skein.PlanOptions{Steps: 2}, [6]skein.Reason{"", skein.ReasonNoDown, "", skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql 2_b.sql", ""}},
+				{skein.PlanOptions{}, [6]skein.Reason{skein.ReasonNoDown, skein.ReasonNoDown, skein.ReasonMissing, skein.ReasonNoDown, skein.ReasonPartial, skein.ReasonNoDown}, [2]string{}},
+			} {
+				r := engine.revertible(t, all, test.opts)
+				for i, want := range test.reasons {
+					got := r.results[all[i].Slug]
+					refused, ok := errors.AsType[*skein.RefusedError](got.Err)
+					if want == "" && got.Err != nil || want != "" && (!ok || refused.Reason != want) {
+						t.Errorf("%+v: %s is refused for %v, want %q", test.opts, all[i].Slug, got.Err, want)
+					}
+					if i < 2 && strings.Join(got.Plan.Names(), " ") != test.plans[i] {
+						t.Errorf("%+v: %s has the plan %q, want %q", test.opts, all[i].Slug, got.Plan.Names(), test.plans[i])
+					}
+					if got.Source != skein.FromConnection {
+						t.Errorf("%+v: %s is known by %s, want by its own connection", test.opts, all[i].Slug, got.Source)
+					}
+				}
+				if err := r.results["t6"].Err; skein.ErrorClass(err) != skein.Unreachable {
+					t.Errorf("%+v: of the one that is down the error is %v", test.opts, err)
+				}
+				if err := r.results["t7"].Err; !errors.Is(err, all[7].Err) {
+					t.Errorf("%+v: of the one without a password the error is %v", test.opts, err)
+				}
+				if got := r.results["t8"]; got.Err != nil || len(got.Plan.Steps) > 0 {
+					t.Errorf("%+v: of the one where nothing has run it says %+v", test.opts, got)
+				}
+			}
+		})
+	}
+}
+
+// A rollback that was agreed to looks at all tenants together and connects to
+// each once, to carry it out, with the history read under the lock.
+func TestFleetConnectsOnceToRollBack(t *testing.T) {
+	for name, histories := range map[string]bool{"by fingerprint": false, "by history": true} {
+		t.Run(name, func(t *testing.T) {
+			engine := newGlancer(migrations(t, "1_a.sql", "2_b.sql"))
+			engine.histories = histories
+			all := tenants(50, 1)
+			engine.bring(all, "1_a.sql", "2_b.sql")
+			var locked atomic.Int32
+			engine.lock = func(skein.Target) error {
+				locked.Add(1)
+				return nil
+			}
+			down := skein.PlanOptions{Direction: skein.Down, Steps: 1}
+			r := engine.look(t, all, oneWorker, func(f *skein.Fleet) (skein.Summary, error) {
+				return f.Revertible(t.Context(), listOf(all), down)
+			})
+			if n := engine.opened; n != 1 || locked.Load() != 0 || r.sum.ByFingerprint+r.sum.ByHistory != 50 {
+				t.Errorf("to look, %d sessions were opened and %d locks taken: %+v", n, locked.Load(), r.sum)
+			}
+			r = engine.look(t, all, oneWorker, func(f *skein.Fleet) (skein.Summary, error) {
+				return f.Migrate(t.Context(), listOf(all), down)
+			})
+			if n := engine.opened; n != 1+50 || locked.Load() != 50 || r.sum.Steps != 50 {
+				t.Errorf("to revert, %d sessions were opened in all and %d locks taken: %+v", n, locked.Load(), r.sum)
+			}
+			if n := engine.reads; n != 50 {
+				t.Errorf("histories were read %d times, want 50, with the lock", n)
+			}
+			for database, applied := range engine.applied {
+				if !slices.Equal(applied, []string{"1_a.sql"}) {
+					t.Errorf("%s has %q", database, applied)
+				}
+			}
+		})
+	}
+}
+
+// A rollback finds a tenant that somebody else is at work in, and where there is
+// nothing to revert does not wait for that.
+func TestFleetRollsBackLockedTenants(t *testing.T) {
+	engine := newGlancer(migrations(t, "1_a.sql"))
+	all := tenants(2, 1)
+	engine.bring(all[:1], "1_a.sql")
+	engine.bring(all[1:])
+	engine.lock = func(skein.Target) error { return &skein.LockedError{Holder: "somebody"} }
+	r := engine.look(t, all, nil, func(f *skein.Fleet) (skein.Summary, error) {
+		return f.Migrate(t.Context(), listOf(all), skein.PlanOptions{Direction: skein.Down})
+	})
+	if _, locked := errors.AsType[*skein.LockedError](r.results["t0"].Err); !locked {
+		t.Errorf("where there is something to revert the error is %v", r.results["t0"].Err)
+	}
+	if got := r.results["t1"]; got.Err != nil || got.Standing.State != skein.StateBehind {
+		t.Errorf("where there is nothing to revert it is %s, %v", got.Standing.State, got.Err)
 	}
 }
