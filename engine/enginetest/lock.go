@@ -49,6 +49,46 @@ var lockTests = []namedTest{
 		}
 	}},
 
+	{"LastStep", func(t *testing.T, s *suite) {
+		// Whether a session gives the lock back with the last step is its own
+		// matter: Unlock is called once, and then it is free.
+		for name, change := range map[string]func(*skein.Migration) *skein.Migration{
+			"in a transaction": func(m *skein.Migration) *skein.Migration { return m }, "without": noTransaction,
+		} {
+			t.Run(name, func(t *testing.T) {
+				target := s.NewTarget(t)
+				e := s.engine()
+				a, b := s.open(t, e, target), s.open(t, e, target)
+				last := func(m *skein.Migration, d skein.Direction) error {
+					step := step(t, e, change(m), d, 1)
+					step.Last = true
+					_, err := a.Apply(t.Context(), step)
+					return err
+				}
+				up := migration("1.sql", table("one"), "DROP TABLE one")
+				for _, d := range []skein.Direction{skein.Up, skein.Down, skein.Up} {
+					lock(t, a)
+					if err := last(up, d); err != nil {
+						t.Fatal(err)
+					}
+					unlock(t, a)
+					if err := a.Unlock(t.Context()); err == nil {
+						t.Error("the lock was given back once more")
+					}
+					lock(t, b)
+					unlock(t, b)
+				}
+				lock(t, a)
+				if err := last(migration("2.sql", "INSERT INTO nothing VALUES (1)", ""), skein.Up); err == nil {
+					t.Fatal("a step that is wrong succeeds")
+				}
+				wantLocked(t, b, 0)
+				unlock(t, a)
+				lock(t, b)
+			})
+		}
+	}},
+
 	{"Close", func(t *testing.T, s *suite) {
 		target := s.NewTarget(t)
 		e := s.engine()

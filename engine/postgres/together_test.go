@@ -2,12 +2,14 @@ package postgres
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/skeinhq/skein"
+	"github.com/skeinhq/skein/internal/dbtest"
 )
 
 // applied are the names of the records that a session of its own finds, in the
@@ -159,5 +161,112 @@ func TestLastStepUnlocks(t *testing.T) {
 	unlock(t, other)
 	if err := s.Unlock(t.Context()); err == nil {
 		t.Error("the lock was given back once more")
+	}
+}
+
+// Where the lock could not be given back with the last step, that is no error of
+// the step, which is applied: Unlock tries again, or says what is wrong.
+func TestLastStepCannotUnlock(t *testing.T) {
+	last := func(name, sql string) skein.Step {
+		s := step(t, name, sql, false)
+		s.Last = true
+		return s
+	}
+	for name, test := range map[string]struct {
+		sql    string
+		revoke bool // the right to give a lock back
+		want   string
+	}{
+		"the migration did": {sql: "SELECT pg_advisory_unlock_all()", want: "the session had lost it"},
+		"it is an error":    {sql: "SELECT 1", revoke: true, want: "permission denied for function pg_advisory_unlock"},
+	} {
+		for way, apply := range map[string]func(*session, skein.Step) error{
+			"alone": func(s *session, step skein.Step) error {
+				_, err := s.Apply(t.Context(), step)
+				return err
+			},
+			"with another": func(s *session, second skein.Step) error {
+				results, err := s.ApplyTogether(t.Context(), []skein.Step{step(t, "2.sql", "SELECT 1", false), second})
+				if err == nil && len(results) != 2 {
+					t.Errorf("%s: %d results of two steps", name, len(results))
+				}
+				return err
+			},
+		} {
+			t.Run(name+", "+way, func(t *testing.T) {
+				target := newDatabase(t)
+				migrated(t, target, one(t))
+				s, other := open(t, New(skein.SessionOptions{}), target), open(t, New(skein.SessionOptions{}), target)
+				lock(t, s)
+				if test.revoke {
+					dbtest.Postgres(t).Exec(t, target.Database, "REVOKE EXECUTE ON FUNCTION pg_advisory_unlock(integer, integer) FROM PUBLIC")
+				}
+				if err := apply(s, last("3.sql", test.sql)); err != nil {
+					t.Fatalf("the step failed: %v", err)
+				}
+				if got := applied(t, target); got[len(got)-1] != "3.sql applied" {
+					t.Errorf("recorded are %q", got)
+				}
+				if err := s.Unlock(t.Context()); err == nil || !strings.Contains(err.Error(), "give the lock back: ") || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("unlocking afterwards says %v, want that %s", err, test.want)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				lock(t, other) // what a session did not give back ends with it
+			})
+		}
+	}
+}
+
+// The lock stays where the step made Skein's table, whose fingerprint is written
+// before it is given back, and where the step is no transaction.
+func TestLastStepLeavesTheLock(t *testing.T) {
+	for name, test := range map[string]struct {
+		fresh bool
+		step  skein.Step
+	}{
+		"with the table":        {fresh: true, step: step(t, "2.sql", "SELECT 1", false)},
+		"without a transaction": {step: step(t, "2.sql", "SELECT 1", true)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := newDatabase(t)
+			if !test.fresh {
+				migrated(t, target, one(t))
+			}
+			s, other := open(t, New(skein.SessionOptions{}), target), open(t, New(skein.SessionOptions{}), target)
+			lock(t, s)
+			test.step.Last = true
+			apply(t, s, test.step)
+			if _, err := other.Lock(t.Context(), 0); err == nil {
+				t.Error("the lock is free before it was given back")
+			}
+			unlock(t, s)
+			wantTold(t, "afterwards", target)
+			lock(t, other)
+		})
+	}
+}
+
+// A connection that ends in the middle of steps that went together leaves what
+// was committed, and its error is that of the first step without an answer.
+func TestApplyTogetherLosesTheConnection(t *testing.T) {
+	target := newDatabase(t)
+	s := open(t, New(skein.SessionOptions{}), target)
+	lock(t, s)
+	results, err := s.ApplyTogether(t.Context(), []skein.Step{
+		step(t, "1.sql", "CREATE TABLE a (id integer)", false),
+		step(t, "2.sql", "CREATE TABLE b (id integer); SELECT pg_terminate_backend(pg_backend_pid())", false),
+		step(t, "3.sql", "CREATE TABLE c (id integer)", false),
+	})
+	if len(results) != 1 || skein.ErrorClass(err) != skein.ConnectionLost || !strings.HasPrefix(err.Error(), "apply 2.sql: ") {
+		t.Errorf("%d steps have an answer, and the error is %v", len(results), err)
+	}
+	if hint := skein.Hint(err); !strings.Contains(hint, "the tenant's history says so") {
+		t.Errorf("the hint is %q", hint)
+	}
+	lock(t, open(t, New(skein.SessionOptions{}), target))
+	if diff := cmp.Diff([]string{"1.sql applied"}, applied(t, target)); diff != "" {
+		t.Error(diff)
 	}
 }
