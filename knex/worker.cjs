@@ -20,6 +20,7 @@ const { parse, stringify } = JSON;
 const { setTimeout, clearTimeout, setImmediate, Promise } = globalThis;
 const writeSync = fs.writeSync;
 const hrtime = process.hrtime.bigint;
+const residentSize = process.memoryUsage.rss;
 
 let token = '';
 let project; // what open found
@@ -118,7 +119,6 @@ async function open(options) {
     version: readPackage(root).version,
     importFile: importer(root),
     formatQuery: formatter(root),
-    migrations: new Map(),
     versions: new Map(),
     ssl: new Map(),
   };
@@ -501,6 +501,7 @@ async function run(request) {
     // migration has to be noted before it begins.
     const atomic = request.engine !== 'mysql' && !config.migrations.disableTransactions && request.direction === 'up' && steps.every((s) => ownTransaction(s.content, false));
     t.atomic = atomic;
+    loads(request.engine);
     knex = project.knex(config); // which loads the driver
     watch(knex, t);
     remember();
@@ -523,7 +524,7 @@ async function run(request) {
   if (tenant !== t) return; // it has been reported as ended otherwise
   tenant = undefined;
   markOutput('-');
-  send({ ...answer, steps: t.at, begun: t.begun, completed: t.completed, left, memory: process.memoryUsage().rss });
+  send({ ...answer, steps: t.at, begun: t.begun, completed: t.completed, left, memory: residentSize() });
 }
 
 // nothing is what a migration does that is to be recorded alone.
@@ -536,6 +537,7 @@ function withoutHooks({ beforeAll, beforeEach, afterEach, afterAll, disableTrans
 }
 
 async function load(file) {
+  loads(file.path);
   try {
     return await project.importFile(file.path);
   } catch (err) {
@@ -751,6 +753,17 @@ async function close(knex, t) {
 
 let before;
 
+// What a tenant's run left is what the next one finds, unless something is loaded
+// between them for the first time.
+let unchanged;
+const loaded = new Set();
+
+function loads(what) {
+  if (loaded.has(what)) return;
+  loaded.add(what);
+  unchanged = undefined;
+}
+
 const shared = [
   globalThis, Object, Object.prototype, Function.prototype, Array, Array.prototype, String, String.prototype, Number, Number.prototype,
   Boolean.prototype, Symbol.prototype, Date, Date.prototype, Promise, Promise.prototype, RegExp.prototype, Error, Error.prototype, Map.prototype,
@@ -762,7 +775,7 @@ const changing = new Set(['exitCode', 'title', 'debugPort', 'domain', '_exiting'
 // do when they are loaded.
 function remember() {
   before = {
-    globals: shared.map((object) => properties(object)),
+    globals: unchanged || shared.map(properties),
     env: { ...process.env },
     resources: countResources(),
   };
@@ -771,13 +784,37 @@ function remember() {
 function properties(object) {
   const kept = new Map();
   for (const key of Reflect.ownKeys(object)) {
-    // Under symbols Node and libraries keep what they share.
-    if (changing.has(key) || (object === globalThis && typeof key === 'symbol')) continue;
-    const d = Reflect.getOwnPropertyDescriptor(object, key);
-    // Some are made when they are first looked at; then they are values.
-    kept.set(key, d.get ? undefined : d.value);
+    if (watched(object, key)) kept.set(key, valueOf(object, key));
   }
   return kept;
+}
+
+// Under symbols Node and libraries keep what they share.
+function watched(object, key) {
+  return !changing.has(key) && (object !== globalThis || typeof key !== 'symbol');
+}
+
+// Some properties are made when they are first looked at; then they are values.
+function valueOf(object, key) {
+  const d = Reflect.getOwnPropertyDescriptor(object, key);
+  return d.get ? undefined : d.value;
+}
+
+// difference says how an object differs from what its properties were.
+function difference(object, was) {
+  let found = 0;
+  for (const key of Reflect.ownKeys(object)) {
+    if (!watched(object, key)) continue;
+    if (!was.has(key)) return `the global ${String(key)}`;
+    found++;
+    const old = was.get(key);
+    const value = valueOf(object, key);
+    if (old === undefined) was.set(key, value);
+    else if (!Object.is(old, value)) return `the changed global ${String(key)}`;
+  }
+  if (found === was.size) return '';
+  const now = properties(object);
+  return `the removed global ${String([...was.keys()].find((key) => !now.has(key)))}`;
 }
 
 function countResources() {
@@ -793,14 +830,10 @@ async function recall() {
   for (const name of Object.keys(process.env)) if (!(name in was.env)) delete process.env[name];
   for (const name of Object.keys(was.env)) if (process.env[name] !== was.env[name]) process.env[name] = was.env[name];
   for (let i = 0; i < shared.length; i++) {
-    const now = properties(shared[i]);
-    for (const [key, value] of now) {
-      if (!was.globals[i].has(key)) return `the global ${String(key)}`;
-      const old = was.globals[i].get(key);
-      if (old !== undefined && !Object.is(old, value)) return `the changed global ${String(key)}`;
-    }
-    for (const key of was.globals[i].keys()) if (!now.has(key)) return `the removed global ${String(key)}`;
+    const changed = difference(shared[i], was.globals[i]);
+    if (changed) return changed;
   }
+  unchanged = was.globals;
   // Sockets that were closed are gone a few turns later.
   for (let turn = 0; countResources() > was.resources; turn++) {
     if (turn === 30) return 'an open connection or timer';
