@@ -29,7 +29,7 @@ type bench struct {
 	servers     *servers
 	fleets      []fleet
 	contestants []contestant
-	skein       *skein
+	skein       *skeinCommand
 	migrations  map[string][]migration // by engine
 	record      *record
 	facts       facts
@@ -239,7 +239,7 @@ func (b *bench) cycle(ctx context.Context, f fleet, c contestant, n int, operati
 // results would say nothing.
 func own(c contestant) bool {
 	switch c.(type) {
-	case *skein, *bareLoop:
+	case *skeinCommand, *bareLoop:
 		return true
 	}
 	return false

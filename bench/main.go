@@ -39,6 +39,9 @@ func mainErr(ctx context.Context, args []string) error {
 	if len(args) == 2 && args[0] == "loop" { // see bareLoop
 		return loopMain(ctx, args[1])
 	}
+	if len(args) == 2 && args[0] == "library" { // see libraryJob
+		return libraryMain(ctx, args[1])
+	}
 	opts, err := parseOptions(args)
 	if err != nil {
 		return err

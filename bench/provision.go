@@ -81,7 +81,7 @@ func (b *bench) provisioners(f fleet) []provisioner {
 	}
 	var all []provisioner
 	for _, atOnce := range []int{1, defaultAtOnce} {
-		all = append(all, b.provisionBare(f, atOnce), b.provisionSkein(f, atOnce))
+		all = append(all, b.provisionBare(f, atOnce), b.provisionSkein(f, atOnce), b.provisionLibrary(f, atOnce))
 		for _, c := range b.contestants {
 			if p, ok := c.(*peer); ok && p.atOnce == atOnce && !b.dropped[f.name()+" "+p.name()] {
 				if args, _ := p.tool.call(opProvision, tenant{}, ""); args != nil {
@@ -150,13 +150,16 @@ func (b *bench) provisionSkein(f fleet, atOnce int) provisioner {
 			}
 			return s, nil
 		},
-		tenant: func(slug string) tenant {
-			if f.engine() == sqlite {
-				return owned(f, slug) // {slug}.db
-			}
-			return owned(f, "tenant_"+slug)
-		},
+		tenant: func(slug string) tenant { return provisioned(f, slug) },
 	}
+}
+
+// provisioned is a tenant that Skein has made.
+func provisioned(f fleet, slug string) tenant {
+	if f.engine() == sqlite {
+		return owned(f, slug) // {slug}.db
+	}
+	return owned(f, "tenant_"+slug)
 }
 
 // provisionPeer makes databases for the administrator, without roles.

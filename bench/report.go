@@ -45,7 +45,7 @@ func (r *record) of(who, fleet string, o operation) *row {
 // isPeer says whether a row is of another tool.
 func (r *row) isPeer() bool {
 	switch r.Who {
-	case whoBare, whoBareKept, whoPgbench, whoSkein, whoFullCheck, whoSkeinJS:
+	case whoBare, whoBareKept, whoPgbench, whoSkein, whoFullCheck, whoSkeinJS, whoLibrary:
 		return false
 	}
 	return true
@@ -198,7 +198,7 @@ func counts(v float64) string {
 
 // rank is where a contestant stands in a table: the limits, Skein, the others.
 func rank(r *row) int {
-	for i, who := range []string{whoPgbench, whoBareKept, whoBare, whoFullCheck, whoSkein, whoSkeinJS} {
+	for i, who := range []string{whoPgbench, whoBareKept, whoBare, whoFullCheck, whoSkein, whoLibrary, whoSkeinJS} {
 		if r.Who == who {
 			return i
 		}

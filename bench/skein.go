@@ -21,9 +21,9 @@ const (
 // benchKey encrypts the passwords in the list of tenants; 32 bytes, as they are used.
 const benchKey = "a key for the benchmark, 32 bytes"
 
-// A skein is Skein as it is used from a shell: a project with skein.yaml and a
+// A skeinCommand is Skein as it is used from a shell: a project with skein.yaml and a
 // list of tenants, and one process for all of them.
-type skein struct {
+type skeinCommand struct {
 	bin       string
 	work      string
 	atOnce    int // 1, or what it does by default
@@ -34,7 +34,7 @@ type skein struct {
 }
 
 // newSkein looks at what a Skein can do.
-func newSkein(ctx context.Context, bin, work string) (*skein, error) {
+func newSkein(ctx context.Context, bin, work string) (*skeinCommand, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
@@ -43,24 +43,24 @@ func newSkein(ctx context.Context, bin, work string) (*skein, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run Skein (make build makes it): %w", err)
 	}
-	return &skein{
+	return &skeinCommand{
 		bin: bin, work: work, atOnce: defaultAtOnce, fullCheck: strings.Contains(help, "--full-check"),
 		projects: make(map[string]string),
 	}, nil
 }
 
-func (s *skein) name() string {
+func (s *skeinCommand) name() string {
 	if s.js {
 		return whoSkeinJS
 	}
 	return whoSkein
 }
 
-func (s *skein) parallel() int { return s.atOnce }
+func (s *skeinCommand) parallel() int { return s.atOnce }
 
-func (s *skein) whole() bool { return s.atOnce > 1 && !s.js }
+func (s *skeinCommand) whole() bool { return s.atOnce > 1 && !s.js }
 
-func (s *skein) steps(ctx context.Context, f fleet, o operation, tenants []tenant) ([]step, error) {
+func (s *skeinCommand) steps(ctx context.Context, f fleet, o operation, tenants []tenant) ([]step, error) {
 	if o == opVersion {
 		return []step{forAll("", 1, s.command(s.work, o, "--version"))}, nil
 	}
@@ -93,17 +93,17 @@ func (s *skein) steps(ctx context.Context, f fleet, o operation, tenants []tenan
 }
 
 // command is a call of Skein in a project.
-func (s *skein) command(dir string, o operation, args ...string) command {
+func (s *skeinCommand) command(dir string, o operation, args ...string) command {
 	return command{Args: append([]string{s.bin}, args...), Env: s.env(o.set()), Dir: dir}
 }
 
-func (s *skein) env(migrations string) []string {
+func (s *skeinCommand) env(migrations string) []string {
 	return []string{"DB_ENCRYPTION_KEY=" + benchKey[:32], "SKEIN_MIGRATIONS_DIR=" + migrations}
 }
 
 // project makes a project for tenants, the first time they are asked for, and
 // returns its folder.
-func (s *skein) project(ctx context.Context, f fleet, tenants []tenant) (string, error) {
+func (s *skeinCommand) project(ctx context.Context, f fleet, tenants []tenant) (string, error) {
 	first := tenants[0]
 	key := fmt.Sprintf("%s-%s-%d-%d", f.name(), first.Slug, len(tenants), first.Port)
 	if s.js {
@@ -138,7 +138,7 @@ func (s *skein) project(ctx context.Context, f fleet, tenants []tenant) (string,
 }
 
 // fill writes the settings of a project and lists its tenants.
-func (s *skein) fill(ctx context.Context, dir string, f fleet, tenants []tenant) error {
+func (s *skeinCommand) fill(ctx context.Context, dir string, f fleet, tenants []tenant) error {
 	settings := settingsOf(f, tenants[0].Port)
 	if err := os.WriteFile(filepath.Join(dir, "skein.yaml"), []byte(settings), 0o600); err != nil {
 		return err
@@ -175,7 +175,7 @@ func settingsOf(f fleet, port int) string {
 
 // provisioningProject makes a project without tenants, anew each time, and returns
 // its folder.
-func (s *skein) provisioningProject(ctx context.Context, f fleet) (string, error) {
+func (s *skeinCommand) provisioningProject(ctx context.Context, f fleet) (string, error) {
 	dir := filepath.Join(s.work, "skein", f.name()+"-provision")
 	if err := os.RemoveAll(dir); err != nil {
 		return "", err

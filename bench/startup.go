@@ -73,7 +73,7 @@ func (b *bench) start(ctx context.Context, f fleet, c contestant) error {
 func sizeOf(c contestant) (int, error) {
 	var path string
 	switch c := c.(type) {
-	case *skein:
+	case *skeinCommand:
 		path = c.bin
 	case *peer:
 		path = c.bin

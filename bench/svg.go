@@ -281,7 +281,7 @@ func barsOf(r *record, fleet string, o operation) []bar {
 		}
 		b := bar{label: found.Who, value: found.rate().median, class: "other"}
 		switch found.Who {
-		case whoBare, whoBareKept, whoPgbench, whoSkeinJS:
+		case whoBare, whoBareKept, whoPgbench, whoSkeinJS, whoLibrary:
 			continue
 		case whoSkein:
 			b.class = "skein"
