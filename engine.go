@@ -151,13 +151,13 @@ type StepResult struct {
 	Duration time.Duration
 }
 
-// A TogetherApplier is a [Session] that can apply several steps in one round
-// trip.
+// A TogetherApplier is a [Session] that can apply several steps for little more
+// than one costs: in one round trip, or with one wait for the disk.
 type TogetherApplier interface {
 	// ApplyTogether does what Apply does with the first of the steps, and with as
-	// many after it as it can in the same round trip, each a transaction of its
-	// own with its record. There is a result for each that was applied. An error
-	// is that of the step after them.
+	// many after it as it can at the same time. A step that fails takes back
+	// nothing of those before it. There is a result for each that was applied. An
+	// error is that of the step after them.
 	ApplyTogether(ctx context.Context, steps []Step) ([]StepResult, error)
 }
 

@@ -124,7 +124,8 @@ func (j *loopJob) readHistory(in string) string {
 	return "SELECT name FROM " + table
 }
 
-// A postgresLoop sends each migration, with its record, in one flight.
+// A postgresLoop sends each migration, with its record, in one flight, and all of a
+// fresh tenant's in one.
 type postgresLoop struct {
 	job  *loopJob
 	kept *pgconn.PgConn // nil: a connection for each tenant
@@ -174,10 +175,14 @@ func (l *postgresLoop) serve(ctx context.Context, t tenant) (err error) {
 		exec("CREATE DATABASE " + t.Database + " TEMPLATE " + l.job.Template)
 		return err
 	case opFresh:
-		exec(begin + makeHistory + "; COMMIT")
-	default:
-		exec(l.job.readHistory(t.Schema))
+		text := begin + makeHistory + "; COMMIT"
+		for _, m := range l.job.pending() {
+			text += "; " + begin + l.job.text(m) + "; COMMIT"
+		}
+		exec(text)
+		return err
 	}
+	exec(l.job.readHistory(t.Schema))
 	for _, m := range l.job.pending() {
 		exec(begin + l.job.text(m) + "; COMMIT")
 	}
@@ -291,15 +296,19 @@ func (l *sqliteLoop) serve(ctx context.Context, t tenant) (err error) {
 		}
 	}
 	if l.job.Op == opFresh {
-		exec(makeHistory)
-	} else {
-		rows, err := db.QueryContext(ctx, l.job.readHistory(""))
-		if err != nil {
-			return err
+		text := "BEGIN; " + makeHistory
+		for _, m := range l.job.pending() {
+			text += "; " + l.job.text(m)
 		}
-		if _, err := readRows(rows); err != nil {
-			return err
-		}
+		exec(text + "; COMMIT")
+		return err
+	}
+	rows, err := db.QueryContext(ctx, l.job.readHistory(""))
+	if err != nil {
+		return err
+	}
+	if _, err := readRows(rows); err != nil {
+		return err
 	}
 	for _, m := range l.job.pending() {
 		exec("BEGIN; " + l.job.text(m) + "; COMMIT")

@@ -114,10 +114,12 @@ func BenchmarkFresh(b *testing.B) {
 		if _, err := session.Lock(b.Context(), 0); err != nil {
 			b.Fatal(err)
 		}
-		for _, step := range work {
-			if _, err := session.Apply(b.Context(), step); err != nil {
+		for left := work; len(left) > 0; {
+			results, err := session.(skein.TogetherApplier).ApplyTogether(b.Context(), left)
+			if err != nil {
 				b.Fatal(err)
 			}
+			left = left[len(results):]
 		}
 		if err := session.Close(); err != nil {
 			b.Fatal(err)

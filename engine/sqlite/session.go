@@ -33,13 +33,16 @@ type session struct {
 	used bool
 	// bounded says that the connection's busy timeout is a migration's.
 	bounded bool
+	// alone is set when steps that shared a transaction have failed.
+	alone bool
 	// statementTimeout is that of the migration that runs, 0: none.
 	statementTimeout time.Duration
 }
 
 var (
-	_ skein.Session    = (*session)(nil)
-	_ skein.LockKeeper = (*session)(nil)
+	_ skein.Session         = (*session)(nil)
+	_ skein.TogetherApplier = (*session)(nil)
+	_ skein.LockKeeper      = (*session)(nil)
 )
 
 func (s *session) History(ctx context.Context) (skein.History, error) {
@@ -273,28 +276,93 @@ func (s *session) renew(ctx context.Context) error {
 	return nil
 }
 
+// ApplyTogether applies steps in one transaction: most of what a step takes is
+// the time in which the file system makes its end durable. If anything fails
+// there, nothing of it stays, and the steps are applied one by one.
+func (s *session) ApplyTogether(ctx context.Context, steps []skein.Step) ([]skein.StepResult, error) {
+	n := 0
+	for !s.alone && n < len(steps) && sharesTransaction(steps[n]) {
+		n++
+	}
+	if n > 1 {
+		results, err := s.applyShared(ctx, steps[:n])
+		if err == nil {
+			return results, nil
+		}
+		broke, _ := errors.AsType[*skein.StatementError](err)
+		if broke == nil && isBusy(err) || ctx.Err() != nil {
+			if broke != nil {
+				err = broke.Err
+			}
+			return nil, stepwise.Fail(steps[0], -1, err) // it is not the step's own
+		}
+		s.alone = true
+	}
+	result, err := s.Apply(ctx, steps[0])
+	if err != nil {
+		return nil, err
+	}
+	return []skein.StepResult{result}, nil
+}
+
+func isBusy(err error) bool {
+	answer, ok := errors.AsType[*skein.DatabaseError](err)
+	return ok && answer.Class == skein.Busy
+}
+
+// sharesTransaction says whether a step may be in one transaction with others:
+// what it does there is what it does in its own.
+func sharesTransaction(step skein.Step) bool {
+	section := step.Migration.Section(step.Direction)
+	return step.Direction == skein.Up && !step.Began && !section.NoTransaction && section.Timeouts.IsZero() && !leavesTraces(step)
+}
+
+func (s *session) applyShared(ctx context.Context, steps []skein.Step) ([]skein.StepResult, error) {
+	if err := s.renew(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.bound(ctx, skein.Timeouts{}); err != nil {
+		return nil, err
+	}
+	results := make([]skein.StepResult, len(steps))
+	err := s.transaction(ctx, func() error {
+		for i, step := range steps {
+			start := time.Now()
+			if err := s.inTransaction(ctx, step, start); err != nil {
+				return err
+			}
+			results[i].Duration = time.Since(start)
+		}
+		return nil
+	})
+	return results, err
+}
+
 // applyWhole runs a step and records it in one transaction.
 func (s *session) applyWhole(ctx context.Context, step skein.Step, start time.Time) error {
-	err := s.transaction(ctx, func() error {
-		for i := step.From; i < len(step.Statements); i++ {
-			if err := s.run(ctx, step.Statements[i].Text); err != nil {
-				return fail(step, i, err)
-			}
-		}
-		if step.Direction == skein.Down {
-			return s.exec(ctx, deleteRecord, step.Migration.Name)
-		}
-		if err := s.exec(ctx, createTable); err != nil {
-			return err
-		}
-		return s.writeRecord(ctx, recording(step), newRecord(step, skein.Applied, time.Now(), time.Since(start)))
-	})
+	err := s.transaction(ctx, func() error { return s.inTransaction(ctx, step, start) })
 	if err != nil {
 		e := stepwise.Fail(step, -1, err)
 		e.Partial = step.Began // its record has not changed
 		return e
 	}
 	return nil
+}
+
+// inTransaction runs a step and records it in the transaction that has begun.
+func (s *session) inTransaction(ctx context.Context, step skein.Step, start time.Time) error {
+	for i := step.From; i < len(step.Statements); i++ {
+		if err := s.run(ctx, step.Statements[i].Text); err != nil {
+			return fail(step, i, err)
+		}
+	}
+	if step.Direction == skein.Down {
+		return s.exec(ctx, deleteRecord, step.Migration.Name)
+	}
+	if err := s.exec(ctx, createTable); err != nil {
+		return err
+	}
+	return s.writeRecord(ctx, recording(step), newRecord(step, skein.Applied, time.Now(), time.Since(start)))
 }
 
 // recording is the statement that records a step.
@@ -425,8 +493,7 @@ func (s *steps) Finish(ctx context.Context) error {
 // the file.
 func (s *steps) NothingStayed(i int, err error) bool {
 	answer, ok := errors.AsType[*skein.DatabaseError](err)
-	return !bare.MatchString(s.step.Statements[i].Text) ||
-		ok && (answer.Code == codeName(sqlite3.SQLITE_ERROR) || answer.Class == skein.Busy)
+	return !bare.MatchString(s.step.Statements[i].Text) || isBusy(err) || ok && answer.Code == codeName(sqlite3.SQLITE_ERROR)
 }
 
 func (s *steps) TakeBack(ctx context.Context) error {
