@@ -162,8 +162,8 @@ func (b *bench) turn(ctx context.Context, f fleet, c contestant, round int) erro
 		return nil
 	}
 	n := b.opts.sampled()
-	if c.parallel() == 1 {
-		n = b.opts.oneByOne()
+	if _, script := c.(*knexScript); c.parallel() == 1 && !script {
+		n = b.opts.oneByOne() // the script is what Skein's own Knex runs are compared with
 	}
 	if !c.whole() {
 		return b.cycle(ctx, f, c, n, b.operations(), timed)

@@ -67,7 +67,7 @@ func (r *record) best(fleet string, o operation) *row {
 func markdown(f facts, r *record) string {
 	var b strings.Builder
 	b.WriteString("# Results\n\nWritten by `make bench`; [the page on performance](../../docs/performance.md) says what they mean.\n\n")
-	fmt.Fprintf(&b, "Measured on %s, in %s: %s tenants a fleet where Skein has nothing to do, %d where they are changed and for other tools, %d for anything one by one; median of %d rounds. Everything ran on one machine.\n\n",
+	fmt.Fprintf(&b, "Measured on %s, in %s: %s tenants a fleet where Skein has nothing to do, %d where they are changed and for other tools, %d for anything one by one but the script with Knex; median of %d rounds. Everything ran on one machine.\n\n",
 		f.Day, f.Took.Truncate(time.Second), thousands(int64(f.Tenants)), f.Sample, f.One, f.Rounds)
 	for _, list := range [][]string{f.Machine, f.Versions, f.Settings} {
 		if len(list) > 0 {
