@@ -185,11 +185,7 @@ func (a *attempt) hear(ctx context.Context, w *worker, m *message, timer *time.T
 		}
 		return w.send(typeMessage{Type: "go"})
 	case "start":
-		a.at = m.Step
-		a.began[m.Step] = time.Now()
-		a.steps[m.Step].Started = true
-		a.steps[m.Step].Begun = -1
-		a.knex.Started(a.knex.Steps[m.Step])
+		a.start(m.Step)
 		if a.timeout > 0 {
 			timer.Reset(a.timeout)
 		}
@@ -200,6 +196,14 @@ func (a *attempt) hear(ctx context.Context, w *worker, m *message, timer *time.T
 		a.steps[m.Step].Duration = time.Duration(m.Micros) * time.Microsecond
 	}
 	return nil
+}
+
+func (a *attempt) start(step int) {
+	a.at = step
+	a.began[step] = time.Now()
+	a.steps[step].Started = true
+	a.steps[step].Begun = -1
+	a.knex.Started(a.knex.Steps[step])
 }
 
 // print hands on a line of output.
@@ -269,20 +273,23 @@ func (a *attempt) lost(ctx context.Context, w *worker, m *message) error {
 
 // cutOff ends a run that may not go on, at the server too.
 func (a *attempt) cutOff(ctx context.Context, w *worker, err error) error {
-	if a.at >= 0 {
-		a.steps[a.at].Duration = time.Since(a.began[a.at])
-	}
 	w.end()
-	// What it has said by now counts: a step may have ended.
+	// What it has said by now counts: a step may have begun, whose output came by
+	// another way and was heard before that, or ended.
 	for e := range w.events {
 		switch {
 		case e.message == nil && !e.mark:
 			a.print(e)
 		case e.message != nil && e.message.Type == "session":
 			a.sessions = append(a.sessions, e.message.ID)
+		case e.message != nil && e.message.Type == "start":
+			a.start(e.message.Step)
 		case e.message != nil && e.message.Type == "end":
 			a.steps[e.message.Step].Ended = true
 		}
+	}
+	if a.at >= 0 && !a.steps[a.at].Ended {
+		a.steps[a.at].Duration = time.Since(a.began[a.at])
 	}
 	w.kill()
 	if err2 := a.terminate(ctx); err2 != nil {

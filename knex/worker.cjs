@@ -784,7 +784,7 @@ function remember() {
 function properties(object) {
   const kept = new Map();
   for (const key of Reflect.ownKeys(object)) {
-    if (watched(object, key)) kept.set(key, valueOf(object, key));
+    if (watched(object, key)) kept.set(key, valueAt(object, key));
   }
   return kept;
 }
@@ -795,7 +795,7 @@ function watched(object, key) {
 }
 
 // Some properties are made when they are first looked at; then they are values.
-function valueOf(object, key) {
+function valueAt(object, key) {
   const d = Reflect.getOwnPropertyDescriptor(object, key);
   return d.get ? undefined : d.value;
 }
@@ -808,7 +808,7 @@ function difference(object, was) {
     if (!was.has(key)) return `the global ${String(key)}`;
     found++;
     const old = was.get(key);
-    const value = valueOf(object, key);
+    const value = valueAt(object, key);
     if (old === undefined) was.set(key, value);
     else if (!Object.is(old, value)) return `the changed global ${String(key)}`;
   }
