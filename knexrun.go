@@ -98,6 +98,7 @@ type knexGroup struct {
 	tenant  Tenant
 	plan    Plan
 	steps   []*Migration
+	stop    <-chan struct{}
 	listen  Listener
 
 	was   map[string]Record // as they were before the run
@@ -107,8 +108,8 @@ type knexGroup struct {
 
 // runKnex carries out consecutive steps of a plan by Knex. Done are those that
 // the tenant's history then shows as done.
-func (m *Migrator) runKnex(ctx context.Context, session Session, tenant Tenant, plan Plan, history History, steps []*Migration, listen Listener) (done []DoneStep, err error) {
-	g := &knexGroup{Migrator: m, session: session, tenant: tenant, plan: plan, steps: steps, listen: listen, was: make(map[string]Record)}
+func (m *Migrator) runKnex(ctx context.Context, session Session, tenant Tenant, plan Plan, history History, steps []*Migration, stop <-chan struct{}, listen Listener) (done []DoneStep, err error) {
+	g := &knexGroup{Migrator: m, session: session, tenant: tenant, plan: plan, steps: steps, stop: stop, listen: listen, was: make(map[string]Record)}
 	for _, r := range history.Records {
 		g.was[r.Name] = r
 	}
@@ -130,8 +131,14 @@ func (m *Migrator) runKnex(ctx context.Context, session Session, tenant Tenant, 
 	return g.settle(ctx, result, err)
 }
 
-// begin notes in the tenant's history what is about to run.
+// begin notes in the tenant's history what is about to run. A run that was asked
+// to stop, while it waited for a worker or ran the step before, begins nothing.
 func (g *knexGroup) begin(ctx context.Context, steps []*Migration, whole bool) error {
+	select {
+	case <-g.stop:
+		return ErrInterrupted
+	default:
+	}
 	g.whole = whole
 	records := make([]Record, len(steps))
 	for i, m := range steps {

@@ -547,3 +547,54 @@ func TestKnexSettled(t *testing.T) {
 		}
 	}
 }
+
+// A run that is asked to stop begins nothing more: not the next migration, and
+// not those that had still to wait for a worker.
+func TestKnexStops(t *testing.T) {
+	for name, test := range map[string]struct {
+		whole bool
+		after int // migrations after which it is asked
+		want  []string
+	}{
+		"while it waits for a worker":  {whole: true},
+		"before the first":             {},
+		"between two":                  {after: 1, want: []string{"1_a.js"}},
+		"when all of one have begun":   {whole: true, after: 1, want: []string{"1_a.js", "2_b.js", "3_c.js"}},
+		"when there is no other to do": {after: 3, want: []string{"1_a.js", "2_b.js", "3_c.js"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stop := make(chan struct{})
+			k := &knexTenant{engine: skein.PostgreSQL}
+			k.knex = func(ctx context.Context, run skein.KnexRun) (skein.KnexResult, error) {
+				if test.after == 0 {
+					close(stop)
+				}
+				started, n := run.Started, 0
+				run.Started = func(m *skein.Migration) {
+					if n++; n == test.after {
+						close(stop)
+					}
+					started(m)
+				}
+				return k.carryOut(ctx, run, len(run.Steps), test.whole)
+			}
+			set := migrations(t, "1_a.js", "2_b.js", "3_c.js")
+			r := skein.NewMigrator(k, set, 0).WithKnex(k).Migrate(t.Context(), k, skein.Tenant{}, skein.PlanOptions{}, stop, func(skein.Event) {})
+			var done []string
+			for _, d := range r.Done {
+				done = append(done, d.Migration.Name)
+			}
+			if !slices.Equal(done, test.want) {
+				t.Errorf("done is %q, want %q", done, test.want)
+			}
+			if interrupted := errors.Is(r.Err, skein.ErrInterrupted); interrupted != (len(test.want) < 3) {
+				t.Errorf("the error is %v", r.Err)
+			}
+			for _, record := range k.own {
+				if record.Partial() {
+					t.Errorf("a note is left: %+v", record)
+				}
+			}
+		})
+	}
+}

@@ -283,7 +283,7 @@ func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant,
 		var done []DoneStep
 		var err error
 		if plan.Steps[i].Kind == Knex {
-			done, err = m.runKnex(ctx, session, tenant, plan, history, plan.Steps[i:end], listen)
+			done, err = m.runKnex(ctx, session, tenant, plan, history, plan.Steps[i:end], stop, listen)
 		} else {
 			done, err = m.runSQL(ctx, session, tenant, m.stepsFrom(plan, i, history), listen)
 			end = i + len(done)
