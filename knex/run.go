@@ -3,6 +3,7 @@ package knex
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -181,7 +182,11 @@ func (a *attempt) hear(ctx context.Context, w *worker, m *message, timer *time.T
 		}
 		a.touched = true
 		if a.refusal = a.knex.Begin(ctx, steps, m.Atomic); a.refusal != nil {
-			return w.send(stopMessage{Type: "stop", Message: "Skein could not note that it begins"})
+			why := "Skein could not note that it begins"
+			if errors.Is(a.refusal, skein.ErrInterrupted) {
+				why = "Skein was asked to stop, and this has not begun"
+			}
+			return w.send(stopMessage{Type: "stop", Message: why})
 		}
 		return w.send(typeMessage{Type: "go"})
 	case "start":
