@@ -324,19 +324,26 @@ func (s *session) applyShared(ctx context.Context, steps []skein.Step) ([]skein.
 	if err := s.bound(ctx, skein.Timeouts{}); err != nil {
 		return nil, err
 	}
-	results := make([]skein.StepResult, len(steps))
+	var results []skein.StepResult
+	begin := time.Now()
 	err := s.transaction(ctx, func() error {
-		for i, step := range steps {
+		for _, step := range steps {
 			start := time.Now()
 			if err := s.inTransaction(ctx, step, start); err != nil {
 				return err
 			}
-			results[i].Duration = time.Since(start)
+			if results = append(results, skein.StepResult{Duration: time.Since(start)}); time.Since(begin) > shared {
+				break
+			}
 		}
 		return nil
 	})
 	return results, err
 }
+
+// shared is how long steps may share a transaction: whoever asks a run to stop, or
+// looks at what it does, does not wait for slow ones together.
+const shared = 40 * time.Millisecond
 
 // applyWhole runs a step and records it in one transaction.
 func (s *session) applyWhole(ctx context.Context, step skein.Step, start time.Time) error {

@@ -175,6 +175,8 @@ func TestSignal(t *testing.T) {
 			t.Parallel()
 			dir := fleetOfThree(t)
 			write(t, filepath.Join(dir, "skein.yaml"), "limits: {parallel: 1, lock_timeout: 1m}\n")
+			// With a timeout of its own it shares no transaction with the next.
+			write(t, filepath.Join(dir, "migrations/tenant/1_one.sql"), "-- migrate:up\n-- skein: lock_timeout=1m\nCREATE TABLE one (id integer);\n")
 			release := hold(t, filepath.Join(dir, "a.db"), true)
 			p := start(t, dir, nil, "migrate", "--all")
 			until(t, "a is in its first migration", func() bool { return exists(filepath.Join(dir, "a.db-journal")) })
