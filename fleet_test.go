@@ -379,6 +379,35 @@ func TestStopEndsTheWaitForALock(t *testing.T) {
 	}
 }
 
+// overtaken is a session whose lock another Skein had, in whose migration
+// something broke before it gave it back.
+type overtaken struct {
+	skein.Session
+	partial skein.Record
+}
+
+func (s overtaken) Lock(ctx context.Context, wait time.Duration) (skein.History, error) {
+	h, err := s.Session.Lock(ctx, wait)
+	h.Records = append(h.Records, s.partial)
+	return h, err
+}
+
+// What stopped another Skein is told as if it had been there from the beginning.
+func TestStopMetUnderTheLock(t *testing.T) {
+	engine, tenant := newMemory(), tenants(1, 1)[0]
+	session, err := engine.Open(t.Context(), tenant.Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session = overtaken{session, skein.Record{Name: "1_a.sql", State: skein.Applying, Batch: 1, Done: 1, Total: 3}}
+	m := skein.NewMigrator(engine, migrations(t, "1_a.sql"), time.Hour)
+	r := m.Migrate(t.Context(), session, tenant, skein.PlanOptions{}, nil, func(skein.Event) {})
+	refused, ok := errors.AsType[*skein.RefusedError](r.Err)
+	if !ok || refused.Reason != skein.ReasonPartial || r.Standing.State != skein.StatePartial || len(r.Stops) != 1 || r.Stops[0].Record.Name != "1_a.sql" {
+		t.Errorf("the tenant is %s, its stops are %+v, the error is %v", r.Standing.State, r.Stops, r.Err)
+	}
+}
+
 // A server on this machine gets as many tenants at once as this machine's
 // processors bear, another one a fixed number, unless the settings say it.
 func TestBound(t *testing.T) {

@@ -196,11 +196,11 @@ func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, 
 	}()
 	for wait := time.Now().Add(m.lockWait); ; {
 		r.History = history
-		if underWay {
+		r.Plan, r.Err = m.plan(history, tenant, opts)
+		if underWay || r.Err != nil { // not as it was seen before the lock, if it was
 			r.Standing = Assess(m.set, history, opts.Policy)
 			r.Stops = m.stops(r.Standing)
 		}
-		r.Plan, r.Err = m.plan(history, tenant, opts)
 		if r.Err == nil && r.Plan.RecordOnly {
 			r.Done, r.Err = m.record(ctx, session, tenant, r.Plan, history)
 		} else if r.Err == nil {

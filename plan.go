@@ -361,7 +361,7 @@ func refuseKnexLock() error {
 	return &RefusedError{
 		Reason: ReasonKnexLocked,
 		Msg:    "Knex's lock is set in this tenant (knex_migrations_lock): a Knex process is migrating it, or was killed while it did",
-		hint:   "once no Knex process is at work, take the lock away with: skein unlock",
+		hint:   "once no Knex process is at work, take the lock away with: skein unlock TENANT",
 	}
 }
 

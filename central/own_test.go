@@ -329,6 +329,87 @@ func TestSetStatusAndRemove(t *testing.T) {
 	})
 }
 
+func TestChange(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		s := f.own(t)
+		first := at("acme", "old")
+		first.ID, first.Name, first.Labels = "t-1", "Acme", map[string]string{"tier": "gold", "trial": "yes"}
+		first.Target.Password = secret.New("first-word")
+		first.Target.Options = map[string]string{"sslmode": "require"}
+		other := at("other", "old")
+		other.Labels = map[string]string{"tier": "gold"}
+		add(t, s, first, other)
+		sealed := f.value(t, "SELECT password FROM skein_tenants WHERE id = 't-1'")
+
+		changed, err := s.Change(t.Context(), "acme", func(n *NewTenant) {
+			if !n.Target.Password.IsZero() {
+				t.Error("the password is shown to who changes something else")
+			}
+			n.ID, n.Slug, n.Status = "t-9", "other", "gone" // which have no effect
+			n.Name = ""
+			n.Target.Host, n.Target.Port, n.Target.Options = "new", 5433, nil
+			delete(n.Labels, "trial")
+			n.Labels["region"] = "eu"
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := skein.Tenant{
+			ID: "t-1", Slug: "acme", Status: skein.StatusActive, Active: true,
+			Labels: map[string]string{"tier": "gold", "region": "eu"}, Target: first.Target,
+		}
+		want.Target.Host, want.Target.Port, want.Target.Options = "new", 5433, nil
+		if diff := cmp.Diff(want, changed); diff != "" {
+			t.Errorf("changed (-want +got):\n%s", diff)
+		}
+		if got := f.value(t, "SELECT password FROM skein_tenants WHERE id = 't-1'"); got != sealed {
+			t.Error("the password was sealed again")
+		}
+		if got, err := s.Find(t.Context(), "other"); err != nil || got.Target.Host != "old" || got.Labels["tier"] != "gold" {
+			t.Errorf("another tenant is now %+v, %v", got, err)
+		}
+
+		// A password that cannot be opened can be stored again, by id too.
+		f.exec(t, "UPDATE skein_tenants SET password = 'nonsense' WHERE id = 't-1'")
+		changed, err = s.Change(t.Context(), "t-1", func(n *NewTenant) { n.Target.Password = secret.New("second-word") })
+		if err != nil || changed.Err != nil {
+			t.Fatal(err, changed.Err)
+		}
+		if got := changed.Target.Password.Reveal(); got != "second-word" || changed.Target.Host != "new" {
+			t.Errorf("changed to %+v", changed)
+		}
+
+		for name, change := range map[string]struct {
+			change func(*NewTenant)
+			want   string
+		}{
+			"engine": {func(n *NewTenant) { n.Target.Engine = "oracle" }, "oracle"},
+			"label":  {func(n *NewTenant) { n.Labels = map[string]string{"a=b": "c"} }, "label a=b"},
+			"option": {func(n *NewTenant) { n.Target.Options = map[string]string{"password": "x"} }, "stored in clear"},
+			"file":   {func(n *NewTenant) { n.Target.Engine = skein.SQLite }, "a SQLite file has no host"},
+		} {
+			if _, err := s.Change(t.Context(), "acme", change.change); err == nil || !strings.Contains(err.Error(), change.want) {
+				t.Errorf("%s: %v, want %s", name, err, change.want)
+			}
+		}
+		if got, err := s.Find(t.Context(), "acme"); err != nil || !cmp.Equal(got, changed) {
+			t.Errorf("after errors it is %+v, %v", got, err)
+		}
+		var missing *NotFoundError
+		if _, err := s.Change(t.Context(), "nope", func(*NewTenant) { t.Error("called") }); !errors.As(err, &missing) {
+			t.Errorf("changing nobody: %v", err)
+		}
+
+		// A file has no password.
+		changed, err = s.Change(t.Context(), "acme", func(n *NewTenant) {
+			n.Target = skein.Target{Engine: skein.SQLite, Database: "acme.db"}
+		})
+		if err != nil || changed.Target.String() != "sqlite:acme.db" || !changed.Target.Password.IsZero() {
+			t.Errorf("moved to %+v, %v", changed, err)
+		}
+	})
+}
+
 // When two add the same tenant at once, one of them is told.
 func TestAddRace(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {

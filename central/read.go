@@ -119,18 +119,30 @@ func (s *Store) Find(ctx context.Context, word string) (skein.Tenant, error) {
 
 // byID are the tenants with these ids, sorted by slug.
 func (s *Store) byID(ctx context.Context, ids []string) ([]skein.Tenant, error) {
+	var found []skein.Tenant
+	for r, err := range s.rowsByID(ctx, ids) {
+		if err != nil {
+			return found, err
+		}
+		found = append(found, s.tenant(r))
+	}
+	return found, nil
+}
+
+// rowsByID are the rows of the tenants with these ids, sorted by slug.
+func (s *Store) rowsByID(ctx context.Context, ids []string) iter.Seq2[*row, error] {
 	sel := &selection{table: s.table, filter: Filter{Only: ids}, only: make(map[string]bool)}
 	for _, id := range ids {
 		sel.only[id] = true
 	}
-	l := s.slugLane(sel)
-	var found []skein.Tenant
-	for {
-		r, err := l.next(ctx)
-		if r == nil || err != nil {
-			return found, err
+	return func(yield func(*row, error) bool) {
+		l := s.slugLane(sel)
+		for {
+			r, err := l.next(ctx)
+			if r == nil && err == nil || !yield(r, err) || err != nil {
+				return
+			}
 		}
-		found = append(found, s.tenant(r))
 	}
 }
 

@@ -221,9 +221,13 @@ func (s *Store) open(value, id string) (password secret.Secret, keyID string, pr
 				msg += "; " + found
 			}
 		}
+		again := "have the application store this tenant's password again"
+		if s.table.own {
+			again = "store this tenant's password again, with skein tenants set"
+		}
 		return secret.Secret{}, "", &FieldError{
 			Field: fieldPassword.String(), Msg: msg, err: err,
-			hint: "check encryption.key and encryption.previous_key, or store this tenant's password again",
+			hint: "check encryption.key and encryption.previous_key, or " + again,
 		}
 	}
 	return password, keyID, nil

@@ -319,18 +319,13 @@ func (s *Store) owners(ctx context.Context, tx execer, tenants []*sealedTenant) 
 func (s *Store) insert(ctx context.Context, tx execer, doing string, tenants []*sealedTenant) error {
 	q := s.db.newQuery("INSERT INTO " + ownTenants + ` (id, slug, name, status, engine, host, port,
 		database_name, schema_name, user_name, password, options, created_at, updated_at) VALUES `)
-	labels := s.db.newQuery("INSERT INTO " + ownLabels + " (tenant_id, label, value) VALUES ")
 	for i, t := range tenants {
 		if i > 0 {
 			q.add(", ")
 		}
-		options := ""
-		if len(t.Target.Options) > 0 {
-			text, err := json.Marshal(t.Target.Options)
-			if err != nil {
-				return fmt.Errorf("%s: %w", doing, err)
-			}
-			options = string(text)
+		options, err := optionsText(t.Target.Options)
+		if err != nil {
+			return err
 		}
 		for j, value := range []any{
 			t.ID, t.Slug, t.Name, t.Status, t.Target.Engine, t.Target.Host, t.Target.Port,
@@ -339,12 +334,6 @@ func (s *Store) insert(ctx context.Context, tx execer, doing string, tenants []*
 			q.add(separator(j), q.arg(value))
 		}
 		q.add(", ", s.db.now(), ", ", s.db.now(), ")")
-		for _, name := range slices.Sorted(maps.Keys(t.Labels)) {
-			if len(labels.args) > 0 {
-				labels.add(", ")
-			}
-			labels.in([]string{t.ID, name, t.Labels[name]})
-		}
 	}
 	if _, err := q.exec(ctx, tx); err != nil {
 		err = s.db.fail(doing, err)
@@ -353,9 +342,35 @@ func (s *Store) insert(ctx context.Context, tx execer, doing string, tenants []*
 		}
 		return err
 	}
-	if len(labels.args) == 0 {
+	return s.insertLabels(ctx, tx, doing, tenants)
+}
+
+// insertLabels stores the labels of tenants, as many as fit into one statement.
+func (s *Store) insertLabels(ctx context.Context, tx execer, doing string, tenants []*sealedTenant) error {
+	q := s.db.newQuery("INSERT INTO " + ownLabels + " (tenant_id, label, value) VALUES ")
+	for _, t := range tenants {
+		for _, name := range slices.Sorted(maps.Keys(t.Labels)) {
+			if len(q.args) > 0 {
+				q.add(", ")
+			}
+			q.in([]string{t.ID, name, t.Labels[name]})
+		}
+	}
+	if len(q.args) == 0 {
 		return nil
 	}
-	_, err := labels.exec(ctx, tx)
+	_, err := q.exec(ctx, tx)
 	return s.db.fail(doing, err)
+}
+
+// optionsText are the options of a target as they are stored, empty for none.
+func optionsText(options map[string]string) (string, error) {
+	if len(options) == 0 {
+		return "", nil
+	}
+	text, err := json.Marshal(options) // in the order of their names
+	if err != nil {
+		return "", badField(fieldOptions, "%v", err)
+	}
+	return string(text), nil
 }

@@ -295,18 +295,33 @@ type Config struct {
 	SearchPath []string `json:"searchPath"`
 }
 
-// ReadConfig loads the knexfile of a project, with Node, as Knex would: a file
-// that computes its settings does so now. Of the options Dir, Knexfile, Env and
-// Node count.
+// ReadConfig is Runner.Config for a project of which nothing is to be run. Of
+// the options Dir, Knexfile, Env and Node count.
 func ReadConfig(ctx context.Context, opts *Options) (Config, error) {
 	r := New(opts)
 	defer r.Close() //nolint:errcheck // it returns no error
+	return r.Config(ctx)
+}
+
+// Config loads the knexfile of the project, with Node, as Knex would: a file that
+// computes its settings does so now.
+func (r *Runner) Config(ctx context.Context) (Config, error) {
+	free, err := r.slot(ctx)
+	if err != nil {
+		return Config{}, err
+	}
+	defer free()
 	w, _, err := r.worker(ctx, false)
 	if err != nil {
 		return Config{}, err
 	}
-	defer r.dismiss(w)
-	return w.describe(ctx)
+	config, err := w.describe(ctx)
+	if err != nil {
+		r.dismiss(w)
+		return Config{}, err
+	}
+	r.putBack(w)
+	return config, nil
 }
 
 // freeMemory is what the machine, or the container, has left, in bytes; 0 where

@@ -160,7 +160,7 @@ func fileError(path string, err error) *skein.DatabaseError {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		e.Class, e.Message = skein.NoDatabase, "there is no file "+path
-		e.Hint = "a tenant's file is not made by migrating it: provision the tenant, or correct its path"
+		e.Hint = "a tenant's file is not made by migrating it: skein provision makes a tenant with its file; or make an empty one, or correct the path"
 	case errors.Is(err, fs.ErrPermission):
 		e.Class, e.Message = skein.Denied, path+" cannot be read: permission denied"
 		e.Hint = "it must belong to, or be readable and writable for, the user who migrates"

@@ -26,7 +26,7 @@ import (
 // Exit codes are an interface: pipelines decide by them.
 const (
 	exitOK          = 0
-	exitFailed      = 1 // some tenants failed, or a check found something
+	exitFailed      = 1 // some tenants failed, a check found something, or a question was answered with no
 	exitUsage       = 2 // usage, configuration, key or central database
 	exitInterrupted = 130
 	exitTerminated  = 143
@@ -230,7 +230,7 @@ func (a *app) exitCode(cmd *cobra.Command, err error) int {
 		return exitOK
 	case errors.Is(err, errInterrupted):
 		return interrupted
-	case errors.Is(err, errFailed):
+	case errors.Is(err, errFailed), errors.Is(err, errDeclined):
 		return exitFailed
 	case errors.Is(err, errUnusable):
 		return exitUsage
@@ -298,7 +298,7 @@ To begin:
 		PersistentPreRun: func(*cobra.Command, []string) { a.setTerminal() },
 	}
 	root.SetVersionTemplate("skein {{.Version}}\n")
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(a.flagError)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.configPath, "config", "c", "", "settings `file` (default skein.yaml, or $SKEIN_CONFIG)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "show results and failures only")
@@ -321,8 +321,16 @@ To begin:
 	return root
 }
 
-// flagError says of a flag that cannot be used what would do.
-func flagError(cmd *cobra.Command, err error) error {
+// flagError says of a flag that cannot be used what would do. Where the command
+// itself is misspelt, the flags are those of another one.
+func (a *app) flagError(cmd *cobra.Command, err error) error {
+	if cmd.HasSubCommands() {
+		_, words, findErr := cmd.Root().Find(a.args)
+		words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return strings.HasPrefix(w, "-") })
+		if findErr == nil && len(words) > 0 {
+			return noSuchCommand(cmd, words)
+		}
+	}
 	see := fmt.Sprintf("(see: %s --help)", cmd.CommandPath())
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		name := e.GetSpecifiedName()

@@ -26,9 +26,10 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:     "doctor",
 		GroupID: "look",
 		Short:   "Check all that a run needs, and say what is wrong",
-		Long: `Check the settings, the central database, the key, the migrations, and each
-active tenant and the servers they are on: versions, connection limits against
-the parallelism asked for, and who is out of reach. Nothing is changed.
+		Long: `Check the settings, the central database, the key, the migrations and the Knex
+that runs them, and each active tenant and the servers they are on: versions,
+connection limits against the parallelism asked for, who is out of reach, and
+who cannot be migrated before a person has looked. Nothing is changed.
 
 ` + exitCodesHelp,
 		Args: noArguments,
@@ -164,15 +165,45 @@ func (d *doctor) examine(ctx context.Context) error {
 		return d.writeErr
 	}
 	d.tell("central", fine, fmt.Sprintf("%s, %s", w.store.Database(), ui.Plural(survey.Tenants, "active tenant")), "")
-	if set == nil {
-		if set, err = skein.NewSet(nil); err != nil {
-			return err
+	if set != nil {
+		if err := w.fleet(set, nil).Parse(survey.Engines...); err != nil {
+			d.broken("migrations", err)
+			set = nil
 		}
 	}
-	if err := w.fleet(set, nil).Parse(survey.Engines...); err != nil {
-		d.broken("migrations", err)
+	if set != nil {
+		d.examineKnex(ctx, w, set)
 	}
-	return cmp.Or(d.examineTenants(ctx, w, filter, survey.Tenants), d.writeErr)
+	return cmp.Or(d.examineTenants(ctx, w, set, filter, survey.Tenants), d.writeErr)
+}
+
+// examineKnex looks for what runs the project's Knex migrations, where it has
+// any.
+func (d *doctor) examineKnex(ctx context.Context, w *workspace, set *skein.Set) {
+	theirs := slices.DeleteFunc(slices.Clone(set.All()), func(m *skein.Migration) bool { return m.Kind != skein.Knex })
+	if len(theirs) == 0 {
+		return
+	}
+	runner := w.knexProcesses()
+	if err := runner.Ready(ctx, theirs); err != nil {
+		d.broken("knex", err)
+		return
+	}
+	project, err := runner.Config(ctx)
+	if err != nil {
+		d.broken("knex", err)
+		return
+	}
+	line := "Knex " + project.Knex
+	switch {
+	case project.Knexfile == "":
+		line += ", without a knexfile"
+	case project.Environment == "":
+		line += ", " + project.Knexfile
+	default:
+		line += ", " + project.Knexfile + ", environment " + project.Environment
+	}
+	d.tell("knex", fine, line, "")
 }
 
 func (d *doctor) examineKey(ctx context.Context, cfg *config.Config) (keys keys, ring *secret.Keyring, err error) {
@@ -195,24 +226,64 @@ type serverFinding struct {
 	info    *skein.ServerInfo
 	tenants int
 	failed  int
-	reasons map[string]*reason
-	untold  int // tenants that failed for more reasons than are kept
+	reasons reasons
+}
+
+// reasons are what is wrong with tenants, by what it says.
+type reasons struct {
+	all    map[string]*reason
+	untold int // tenants with more reasons than are kept
 }
 
 type reason struct {
-	err   error
-	slugs []string
-	count int
+	text, hint string
+	slugs      []string
+	count      int
+}
+
+func (r *reasons) add(slug, text, hint string) {
+	why := r.all[text]
+	if why == nil {
+		if len(r.all) == maxErrorGroups {
+			r.untold++
+			return
+		}
+		if r.all == nil {
+			r.all = make(map[string]*reason)
+		}
+		why = &reason{text: text, hint: hint}
+		r.all[text] = why
+	}
+	why.count++
+	why.slugs = keepFirst(why.slugs, slug, sampleSize, strings.Compare)
+}
+
+func (d *doctor) tellReasons(name string, r reasons, all string) {
+	for _, why := range slices.SortedFunc(maps.Values(r.all), func(x, y *reason) int { return strings.Compare(x.slugs[0], y.slugs[0]) }) {
+		d.tell(name, wrong, ui.Names(why.slugs, sampleSize, why.count)+": "+why.text, why.hint)
+	}
+	if r.untold > 0 {
+		d.tell(name, wrong, fmt.Sprintf("and %s more, each for another reason (all with: %s)", ui.Count(r.untold), all), "")
+	}
 }
 
 // examineTenants connects to each active tenant, and asks one on each server
-// about the server.
-func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter central.Filter, total int) error {
+// about the server. set is nil where the migrations cannot be read: then nothing
+// is known of how tenants stand.
+func (d *doctor) examineTenants(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, total int) error {
 	var mu sync.Mutex // of what the workers find
 	servers := make(map[string]*serverFinding)
+	var histories reasons
+	known, policy := set != nil, w.cfg.Migrations.Policy
+	if !known {
+		var err error
+		if set, err = skein.NewSet(nil); err != nil {
+			return err
+		}
+	}
 	at := func(server string) *serverFinding {
 		if servers[server] == nil {
-			servers[server] = &serverFinding{reasons: make(map[string]*reason)}
+			servers[server] = &serverFinding{}
 		}
 		return servers[server]
 	}
@@ -221,30 +292,17 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter centra
 		defer mu.Unlock()
 		f := at(r.Tenant.Target.Server())
 		f.tenants++
-		if r.Err == nil {
-			return
+		switch {
+		case r.Err != nil:
+			f.failed++
+			f.reasons.add(r.Tenant.Slug, r.Err.Error(), skein.Hint(r.Err))
+		case known && stuck(r.Standing):
+			histories.add(r.Tenant.Slug, trouble(r), "see skein status "+shellQuote(r.Tenant.Slug))
 		}
-		f.failed++
-		key := r.Err.Error()
-		why := f.reasons[key]
-		if why == nil {
-			if len(f.reasons) == maxErrorGroups {
-				f.untold++
-				return
-			}
-			why = &reason{err: r.Err}
-			f.reasons[key] = why
-		}
-		why.count++
-		why.slugs = keepFirst(why.slugs, r.Tenant.Slug, sampleSize, strings.Compare)
 	})
-	none, err := skein.NewSet(nil)
-	if err != nil {
-		return err
-	}
-	fleet := w.fleet(none, report.event)
+	fleet := w.fleet(set, report.event)
 	look := func(ctx context.Context, m *skein.Migrator, s skein.Session, t skein.Tenant) skein.Result {
-		r := m.Assess(ctx, s, t, skein.Policy{})
+		r := m.Assess(ctx, s, t, policy)
 		reporter, ok := s.(skein.ServerReporter)
 		if r.Err != nil || !ok {
 			return r
@@ -279,6 +337,7 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, filter centra
 	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		d.tellServer(w, name, servers[name])
 	}
+	d.tellReasons("histories", histories, "skein status --json")
 	if !d.json {
 		d.app.printInterrupted(sum, total, "looked at")
 	}
@@ -307,10 +366,5 @@ func (d *doctor) tellServer(w *workspace, name string, f *serverFinding) {
 	default:
 		d.tell("server", fine, line, "")
 	}
-	for _, r := range slices.SortedFunc(maps.Values(f.reasons), func(x, y *reason) int { return strings.Compare(x.slugs[0], y.slugs[0]) }) {
-		d.tell("tenants", wrong, ui.Names(r.slugs, sampleSize, r.count)+": "+r.err.Error(), skein.Hint(r.err))
-	}
-	if f.untold > 0 {
-		d.tell("tenants", wrong, fmt.Sprintf("and %s more, each for another reason (all with: skein tenants check --json)", ui.Count(f.untold)), "")
-	}
+	d.tellReasons("tenants", f.reasons, "skein tenants check --json")
 }

@@ -130,6 +130,13 @@ var leakCalls = []struct {
 		{args: "opt-{n} --url postgres://u@h/d --option sslpassword={typed}"},
 		{args: "good-pg --url postgres://u@h/d --password-stdin", stdin: "{hidden}"},
 	}},
+	{"tenants set", []leakCall{
+		{args: "new-{n} --password-stdin", stdin: "{hidden}"},
+		{args: "new-{n} --url postgres://u:{typed}@h/d"},
+		{args: "new-{n} --url {typed}"},
+		{args: "new-{n} --option sslpassword={typed}"},
+		{args: "nobody --password-stdin", stdin: "{hidden}"},
+	}},
 	{"tenants import", []leakCall{
 		{args: "- --format csv", stdin: "slug,engine,host,database,user,password\nin-{n},postgres,127.0.0.1,d,u,{hidden}\n"},
 		{args: "- --format csv", stdin: "slug,engine,host,port,database,user,password\nx,postgres,h,{hidden},d,u,x\n"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -82,6 +83,7 @@ others; a second one leaves at once.
 	run.register(cmd)
 	cmd.Flags().BoolVar(&run.dryRun, "dry-run", false, "show the plan and change nothing (also: skein plan)")
 	cmd.Flags().StringVar(&run.opts.Baseline, "baseline", "", "record all up to this `version` as applied, without running them, in tenants without a history")
+	_ = cmd.RegisterFlagCompletionFunc("baseline", a.migrationNames)
 	run.settle.register(cmd)
 	return cmd
 }
@@ -128,6 +130,7 @@ func (m *migrateRun) register(cmd *cobra.Command) {
 	m.sel.register(cmd, m.app)
 	flags := cmd.Flags()
 	flags.StringVar(&m.opts.To, "to", "", "apply up to and with this `version`, or name of a migration")
+	_ = cmd.RegisterFlagCompletionFunc("to", m.app.migrationNames)
 	flags.IntVar(&m.opts.Steps, "steps", 0, "apply at most `N` migrations in each tenant")
 	flags.BoolVar(&m.sql, "sql", false, "show the SQL that would be sent, and change nothing")
 	flags.BoolVar(&m.json, "json", false, "one JSON object a line on standard output")
@@ -317,39 +320,69 @@ const sampleSize = 3
 // has its own, there may be as many as tenants.
 const maxErrorGroups = 200
 
+// planGroups are the plans of many tenants.
+type planGroups struct {
+	bySQL  bool // tenants are only alike on the same engine
+	groups map[string]*planGroup
+	errors int // groups that have no plan
+	untold int // tenants in such groups beyond maxErrorGroups
+}
+
+func newPlanGroups(bySQL bool) *planGroups {
+	return &planGroups{bySQL: bySQL, groups: make(map[string]*planGroup)}
+}
+
+func (p *planGroups) add(r skein.Result) {
+	key := r.Plan.Key()
+	if p.bySQL && len(r.Plan.Steps) > 0 {
+		key = r.Tenant.Target.Engine + "\n" + key
+	}
+	if r.Err != nil {
+		key = "!" + r.Err.Error()
+	}
+	g := p.groups[key]
+	if g == nil {
+		if r.Err != nil {
+			if p.errors++; p.errors > maxErrorGroups {
+				p.untold++
+				return
+			}
+		}
+		g = &planGroup{plan: r.Plan, err: r.Err, engine: r.Tenant.Target.Engine}
+		if stop, ok := stopOf(r); ok {
+			g.stop = &stop
+		}
+		p.groups[key] = g
+	}
+	g.count++
+	g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare)
+}
+
+// sorted has what would be done first, and what cannot be done last, where it is
+// seen.
+func (p *planGroups) sorted() []*planGroup {
+	rank := func(g *planGroup) int {
+		switch {
+		case g.err != nil:
+			return 2
+		case len(g.plan.Steps) == 0:
+			return 1
+		}
+		return 0
+	}
+	return slices.SortedFunc(maps.Values(p.groups), func(x, y *planGroup) int {
+		return cmp.Or(rank(x)-rank(y), y.count-x.count, strings.Compare(x.sample[0], y.sample[0]))
+	})
+}
+
 // dryRun shows what opts would do in the tenants that a filter selects.
 func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, sql, asJSON bool) error {
 	survey, err := w.store.Survey(ctx, filter)
 	if err != nil {
 		return err
 	}
-	groups := make(map[string]*planGroup)
-	errorGroups, untold := 0, 0
-	report := newDryRunReport(a, asJSON, survey.Tenants, func(r skein.Result) {
-		key := r.Plan.Key()
-		if sql && len(r.Plan.Steps) > 0 {
-			key = r.Tenant.Target.Engine + "\n" + key
-		}
-		if r.Err != nil {
-			key = "!" + r.Err.Error()
-		}
-		g := groups[key]
-		if g == nil {
-			if r.Err != nil {
-				if errorGroups++; errorGroups > maxErrorGroups {
-					untold++
-					return
-				}
-			}
-			g = &planGroup{plan: r.Plan, err: r.Err, engine: r.Tenant.Target.Engine}
-			if stop, ok := stopOf(r); ok {
-				g.stop = &stop
-			}
-			groups[key] = g
-		}
-		g.count++
-		g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare)
-	})
+	plans := newPlanGroups(sql)
+	report := newDryRunReport(a, asJSON, survey.Tenants, plans.add)
 	fleet := w.fleet(set, report.event)
 	if err := fleet.Parse(survey.Engines...); err != nil {
 		return err
@@ -367,11 +400,8 @@ func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter c
 			previews := knexPreviews{w: w}
 			show = func(g *planGroup, m *skein.Migration) error { return a.printSQL(ctx, fleet, &previews, g, m) }
 		}
-		if err := a.printPlans(groups, sum, show); err != nil {
+		if err := a.printPlans(plans, sum, show); err != nil {
 			return err
-		}
-		if untold > 0 {
-			fmt.Fprintf(a.Out, "and %s more that cannot (all with --json)\n", ui.Plural(untold, "tenant"))
 		}
 		a.printInterrupted(sum, survey.Tenants, "looked at")
 	}
@@ -382,34 +412,10 @@ func (a *app) dryRun(ctx context.Context, w *workspace, set *skein.Set, filter c
 type showSQL func(*planGroup, *skein.Migration) error
 
 // printPlans shows plans as lists of migrations, or with show as their SQL.
-func (a *app) printPlans(groups map[string]*planGroup, sum skein.Summary, show showSQL) error {
+func (a *app) printPlans(plans *planGroups, sum skein.Summary, show showSQL) error {
 	sql := show != nil
-	sorted := make([]*planGroup, 0, len(groups))
-	for _, g := range groups {
-		sorted = append(sorted, g)
-	}
-	// What would be done comes first, what cannot be done last, where it is
-	// seen.
-	rank := func(g *planGroup) int {
-		switch {
-		case g.err != nil:
-			return 2
-		case len(g.plan.Steps) == 0:
-			return 1
-		}
-		return 0
-	}
-	slices.SortFunc(sorted, func(x, y *planGroup) int {
-		if d := rank(x) - rank(y); d != 0 {
-			return d
-		}
-		if d := y.count - x.count; d != 0 {
-			return d
-		}
-		return strings.Compare(x.sample[0], y.sample[0])
-	})
 	out, term := a.Out, a.term
-	for _, g := range sorted {
+	for _, g := range plans.sorted() {
 		who := fmt.Sprintf("%s (%s)", term.OnOut(ui.Bold, ui.Plural(g.count, "tenant")), ui.Printable(ui.Names(g.sample, sampleSize, g.count)))
 		comment := ""
 		if sql {
@@ -450,6 +456,9 @@ func (a *app) printPlans(groups map[string]*planGroup, sum skein.Summary, show s
 				fmt.Fprintf(out, "%s  %s %s\n", comment, term.OnOut(ui.Yellow, "warning:"), ui.Printable(warning))
 			}
 		}
+	}
+	if plans.untold > 0 {
+		fmt.Fprintf(out, "and %s more that cannot (all with --json)\n", ui.Plural(plans.untold, "tenant"))
 	}
 	if sum.Tenants == 0 {
 		fmt.Fprintln(out, "No tenant to work on")

@@ -89,6 +89,7 @@ type textReport struct {
 	ok       int
 	same     int // of ok, those with nothing to do
 	failures failures
+	partly   int                // of those that failed, the ones in which something was done before
 	alike    map[string]int     // failures that were told, by what they say
 	running  map[string]running // by tenant id
 	paused   map[string]pause   // likewise, those that are tried again later
@@ -146,7 +147,7 @@ func (r *textReport) line(width int) string {
 	failed := "  failed " + ui.Count(r.failures.total)
 	counts := "  ok " + ui.Count(r.ok-r.same) + failed + "  skipped " + ui.Count(r.same)
 	pace := ""
-	if rate := float64(r.ended) / elapsed.Seconds(); r.ended > 0 && elapsed > time.Second {
+	if rate := float64(r.ended) / elapsed.Seconds(); r.ended > 0 && elapsed > time.Second && !r.app.interrupted() {
 		pace = "  " + perTime(rate)
 		if left := r.total - r.ended; left > 0 {
 			pace += fmt.Sprintf("  %s left", ui.Took(time.Duration(float64(left)/rate*float64(time.Second))))
@@ -234,6 +235,9 @@ func (r *textReport) note(e skein.Event) string {
 			return fmt.Sprintf("%s %s  stopped after %s", term.OnErr(ui.Yellow, "-"), slug, ui.Plural(len(res.Done), "migration"))
 		case res.Err != nil:
 			r.failures.add(res)
+			if len(res.Done) > 0 {
+				r.partly++
+			}
 			if _, down := errors.AsType[*skein.ServerDownError](res.Err); down && r.total > 1 {
 				return "" // the server's own line said it for all of them
 			}
@@ -340,9 +344,16 @@ func (r *textReport) summary(sum skein.Summary) (head, tail string) {
 		tail += ", " + ui.Count(sum.Unchanged) + " had nothing to do"
 	}
 	if sum.Failed > 0 {
-		tail += ", " + r.app.term.OnOut(ui.Red, ui.Count(sum.Failed)+" failed")
+		failed := ui.Count(sum.Failed) + " failed"
+		switch {
+		case r.partly == sum.Failed:
+			failed += " part of the way"
+		case r.partly > 0:
+			failed += ", " + ui.Count(r.partly) + " of them part of the way"
+		}
+		tail += ", " + r.app.term.OnOut(ui.Red, failed)
 	}
-	return fmt.Sprintf("%s %s in %s", r.done, ui.Plural(sum.Changed, "tenant"), took), tail
+	return fmt.Sprintf("%s %s in %s", r.done, ui.Plural(sum.Changed-r.partly, "tenant"), took), tail
 }
 
 // printInterrupted says how much a signal left undone.

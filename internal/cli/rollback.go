@@ -77,8 +77,7 @@ prompt or by --yes.
 			if dryRun || sql {
 				return a.dryRun(ctx, w, set, filter, opts, sql, asJSON)
 			}
-			proceed, err := a.prepareRollback(ctx, w, set, filter, opts, yes, asJSON)
-			if err != nil || !proceed {
+			if err := a.prepareRollback(ctx, w, set, filter, opts, yes, asJSON); err != nil {
 				return err
 			}
 			return a.carryOut(ctx, cmd, w, set, filter, opts, asJSON, words)
@@ -88,6 +87,7 @@ prompt or by --yes.
 	flags := cmd.Flags()
 	flags.IntVar(&opts.Steps, "steps", 0, "revert the last `N` migrations of each tenant")
 	flags.StringVar(&opts.To, "to", "", "revert all that came after this `version`, which stays")
+	_ = cmd.RegisterFlagCompletionFunc("to", a.migrationNames)
 	flags.BoolVar(&opts.Everything, "everything", false, "revert all migrations")
 	flags.BoolVarP(&yes, "yes", "y", false, "do not ask before more than one tenant is touched")
 	flags.BoolVar(&dryRun, "dry-run", false, "show the plan and change nothing")
@@ -102,13 +102,13 @@ prompt or by --yes.
 
 // prepareRollback makes all plans before the first is carried out, refuses if
 // one cannot be, and asks where more than one tenant would be touched.
-func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, yes, asJSON bool) (bool, error) {
+func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter, opts skein.PlanOptions, yes, asJSON bool) error {
 	survey, err := w.store.Survey(ctx, filter)
 	if err != nil {
-		return false, err
+		return err
 	}
 	var refused failures
-	tenants, migrations := 0, 0
+	tenants, migrations, plans := 0, 0, newPlanGroups(false)
 	// What cannot be read now is told by the run itself.
 	report := newTextReport(a, "", survey.Tenants)
 	report.silent = true
@@ -124,10 +124,11 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 		if n := len(r.Plan.Steps); n > 0 && r.Err == nil {
 			tenants++
 			migrations += n
+			plans.add(r)
 		}
 	})
 	if err := fleet.Parse(survey.Engines...); err != nil {
-		return false, err
+		return err
 	}
 	report.begin()
 	sum, err := a.work(func() (skein.Summary, error) {
@@ -138,11 +139,11 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 	})
 	report.close()
 	if err != nil {
-		return false, fmt.Errorf("read the tenants: %w", err)
+		return fmt.Errorf("read the tenants: %w", err)
 	}
 	if sum.Interrupted {
 		a.errorf("interrupted: nothing was reverted")
-		return false, errInterrupted
+		return errInterrupted
 	}
 	if refused.total > 0 {
 		if asJSON {
@@ -151,24 +152,51 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 				report.write(tenantJSON(r, false))
 			}
 			end := skein.Summary{Tenants: sum.Tenants, Unchanged: sum.Tenants - refused.total, Failed: refused.total, Duration: sum.Duration}
-			return false, cmp.Or(report.end(end, noNextStep), errFailed)
+			return cmp.Or(report.end(end, noNextStep), errFailed)
 		}
 		a.printFailures(refused)
 		fmt.Fprintf(a.Out, "Nothing was reverted: %s cannot be rolled back\n", ui.Plural(refused.total, "tenant"))
-		return false, errFailed
+		return errFailed
 	}
 	if tenants <= 1 || yes {
-		return true, nil
+		return nil
 	}
+	a.tellReverts(plans)
 	question := fmt.Sprintf("Revert %s in %s?", ui.Plural(migrations, "migration"), ui.Plural(tenants, "tenant"))
 	return a.confirm(ctx, question, "--yes")
 }
 
-// confirm asks a person. Where there is none it refuses, and names the flag that
-// goes on without asking.
-func (a *app) confirm(ctx context.Context, question, flag string) (bool, error) {
+// maxReverts bounds the plans that are shown before a question, and the
+// migrations of each.
+const maxReverts = 10
+
+// tellReverts shows a person what a question is about.
+func (a *app) tellReverts(plans *planGroups) {
+	sorted := plans.sorted()
+	for i, g := range sorted {
+		if i == maxReverts {
+			a.notef("and %s more (all with --dry-run)", ui.Plural(len(sorted)-i, "plan"))
+			break
+		}
+		fmt.Fprintf(a.Err, "%s (%s):\n", a.term.OnErr(ui.Bold, ui.Plural(g.count, "tenant")), ui.Printable(ui.Names(g.sample, sampleSize, g.count)))
+		names := g.plan.Names()
+		for _, name := range names[:min(len(names), maxReverts)] {
+			fmt.Fprintf(a.Err, "  revert %s\n", ui.Printable(name))
+		}
+		if more := len(names) - maxReverts; more > 0 {
+			fmt.Fprintf(a.Err, "  and %s more\n", ui.Count(more))
+		}
+	}
+}
+
+// errDeclined is returned by a command whose question was answered with no.
+var errDeclined = errors.New("nothing was changed")
+
+// confirm asks a person, and is errDeclined unless the answer is yes. Where there
+// is nobody to ask it refuses, and names the flag that goes on without asking.
+func (a *app) confirm(ctx context.Context, question, flag string) error {
 	if ui.Keyboard(a.In) == nil {
-		return false, fmt.Errorf("%s There is no terminal to ask at: give %s if that is meant", question, flag)
+		return fmt.Errorf("%s There is no terminal to ask at: give %s if that is meant", question, flag)
 	}
 	fmt.Fprintf(a.Err, "%s [y/N] ", question)
 	answers := make(chan string, 1)
@@ -179,14 +207,14 @@ func (a *app) confirm(ctx context.Context, question, flag string) (bool, error) 
 	select {
 	case answer := <-answers:
 		if answer == "y" || answer == "yes" {
-			return true, nil
+			return nil
 		}
 		fmt.Fprintln(a.Out, "Nothing was changed")
-		return false, nil
+		return errDeclined
 	case <-a.stop:
 		fmt.Fprintln(a.Err)
-		return false, errInterrupted
+		return errInterrupted
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return ctx.Err()
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skeinhq/skein/central"
+	"github.com/skeinhq/skein/internal/config"
 )
 
 // A selection is the flags that choose tenants.
@@ -32,6 +33,7 @@ func (s *selection) register(cmd *cobra.Command, a *app) {
 	}
 	_ = cmd.RegisterFlagCompletionFunc("tenants", complete)
 	_ = cmd.RegisterFlagCompletionFunc("skip-tenants", complete)
+	_ = cmd.RegisterFlagCompletionFunc("where", cobra.NoFileCompletions)
 }
 
 // given says whether anything chooses tenants.
@@ -146,6 +148,22 @@ func (a *app) completeSlugs(cmd *cobra.Command, word string) ([]string, cobra.Sh
 		slugs = append(slugs, t.Slug)
 	}
 	return slugs, cobra.ShellCompDirectiveNoFileComp
+}
+
+// migrationNames completes a flag with the migrations that begin with a word.
+func (a *app) migrationNames(_ *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	if cfg, err := config.Load(a.configPath, a.LookupEnv); err == nil {
+		w := &workspace{app: a, cfg: cfg}
+		if set, err := w.migrations(); err == nil {
+			for _, m := range set.All() {
+				if strings.HasPrefix(m.Name, word) && len(names) < maxCompletions {
+					names = append(names, m.Name)
+				}
+			}
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // slugArgs completes a command's arguments with slugs.

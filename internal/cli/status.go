@@ -96,6 +96,11 @@ func needsPerson(s skein.State) bool {
 	return s != skein.StateUpToDate && s != skein.StateBehind && s != skein.StateAhead
 }
 
+// stuck says whether a tenant is not to be migrated before a person has looked.
+func stuck(s skein.Standing) bool {
+	return needsPerson(s.State) || len(s.OutOfOrder) > 0 || s.KnexLocked
+}
+
 // maxNamed bounds the tenants that are listed by name.
 const maxNamed = 50
 
@@ -112,6 +117,7 @@ type statusView struct {
 	check    bool
 	detailed bool   // with each migration, in --json
 	behind   string // the command that brings them up to date
+	policy   skein.Policy
 
 	total         int
 	groups        map[standKey]*standGroup
@@ -119,6 +125,7 @@ type statusView struct {
 	troubledTotal int
 	servers       map[string]*serverGroup // that could not be reached
 	notUpToDate   int
+	ready         int // to be migrated
 }
 
 func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter) error {
@@ -137,10 +144,10 @@ func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, f
 	}
 	w.fullCheck = w.fullCheck || v.detailed // which needs what only a history says
 	fleet := w.fleet(set, report.event)
-	policy := w.cfg.Migrations.Policy
+	v.policy = w.cfg.Migrations.Policy
 	report.begin()
 	sum, err := v.app.work(func() (skein.Summary, error) {
-		return fleet.Assess(ctx, w.tenants(ctx, filter), policy)
+		return fleet.Assess(ctx, w.tenants(ctx, filter), v.policy)
 	})
 	if endErr := report.end(sum); err != nil || endErr != nil {
 		return cmp.Or(err, endErr)
@@ -177,7 +184,10 @@ func (v *statusView) collect(r skein.Result) {
 		v.addUnreachable(r)
 		return
 	}
-	if needsPerson(s.State) || len(s.OutOfOrder) > 0 || s.KnexLocked {
+	if s.State == skein.StateBehind && !stuck(s) {
+		v.ready++
+	}
+	if stuck(s) {
 		v.troubledTotal++
 		v.troubled = keepFirst(v.troubled, r, maxNamed, func(x, y skein.Result) int {
 			return cmp.Or(cmp.Compare(stateRank[y.Standing.State], stateRank[x.Standing.State]), strings.Compare(x.Tenant.Slug, y.Tenant.Slug))
@@ -188,7 +198,7 @@ func (v *statusView) collect(r skein.Result) {
 func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 	out, term := v.app.Out, v.app.term
 	if sum.Tenants == 0 && !sum.Interrupted {
-		fmt.Fprintln(out, "No active tenants. Add one with: skein tenants add; see all with: skein tenants list")
+		fmt.Fprintln(out, "No active tenants. Add one with: skein tenants add SLUG --url URL; see all with: skein tenants list")
 		return nil
 	}
 	groups := slices.SortedFunc(maps.Values(v.groups), func(x, y *standGroup) int {
@@ -198,11 +208,9 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 	t.RightAlign(0)
 	dim := func(s string) string { return term.OnOut(ui.Dim, s) }
 	t.Row(ui.Styled(dim, "TENANTS"), ui.Styled(dim, "STATE"), ui.Styled(dim, "VERSION"), ui.Styled(dim, "WHICH"))
-	behind := false
 	for _, g := range groups {
 		state := string(g.state)
 		if g.state == skein.StateBehind {
-			behind = true
 			state = "behind by " + ui.Count(g.pending)
 		}
 		version := g.version
@@ -236,8 +244,15 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 		if more := v.troubledTotal - len(v.troubled); more > 0 {
 			fmt.Fprintf(out, "  and %s more (all with --json)\n", ui.Count(more))
 		}
+		var told []string
+		for _, r := range v.troubled {
+			if hint := advice(set, r, v.policy); hint != "" && !slices.Contains(told, hint) {
+				told = append(told, hint)
+				fmt.Fprintf(out, "  hint: %s\n", ui.Printable(hint))
+			}
+		}
 	}
-	if behind {
+	if v.ready > 0 {
 		fmt.Fprintf(out, "\nBring them up to date with:  %s\n", ui.Printable(v.behind))
 	}
 	return nil
@@ -322,6 +337,18 @@ func trouble(r skein.Result) string {
 	return strings.Join(parts, "; ")
 }
 
+// advice says what a person does about a tenant that is stuck.
+func advice(set *skein.Set, r skein.Result, policy skein.Policy) string {
+	switch {
+	case r.Err != nil:
+		return skein.Hint(r.Err)
+	case r.Standing.State == skein.StatePartial:
+		return "see where it stopped, and what settles it, with: skein status TENANT"
+	}
+	_, err := skein.MakePlan(set, r.History, skein.PlanOptions{Policy: policy, Knex: true})
+	return skein.Hint(err)
+}
+
 func migrationNames(migrations []*skein.Migration) []string {
 	names := make([]string, len(migrations))
 	for i, m := range migrations {
@@ -367,7 +394,7 @@ func (a *app) statusOfOne(ctx context.Context, w *workspace, set *skein.Set, wor
 		a.printFailure(tenant.Slug, result.Err)
 		return errFailed
 	}
-	if err := a.printTenantStatus(set, result); err != nil {
+	if err := a.printTenantStatus(set, result, policy); err != nil {
 		return err
 	}
 	for _, stop := range result.Stops {
@@ -379,7 +406,7 @@ func (a *app) statusOfOne(ctx context.Context, w *workspace, set *skein.Set, wor
 	return nil
 }
 
-func (a *app) printTenantStatus(set *skein.Set, r skein.Result) error {
+func (a *app) printTenantStatus(set *skein.Set, r skein.Result, policy skein.Policy) error {
 	out, term, s := a.Out, a.term, r.Standing
 	name := r.Tenant.Slug
 	if r.Tenant.Name != "" {
@@ -404,6 +431,13 @@ func (a *app) printTenantStatus(set *skein.Set, r skein.Result) error {
 	}
 	if s.KnexLocked {
 		fmt.Fprintf(out, "\n%s Knex's lock is set: a Knex process is at work here or was killed (skein unlock %s)\n", term.OnOut(ui.Red, "!"), shellQuote(r.Tenant.Slug))
+	}
+	switch {
+	case s.KnexLocked, s.State == skein.StatePartial: // where it stopped is told by itself
+	case stuck(s):
+		fmt.Fprintf(out, "\n%s %s\n  hint: %s\n", term.OnOut(ui.Red, "!"), ui.Printable(trouble(r)), ui.Printable(advice(set, r, policy)))
+	case s.State == skein.StateBehind:
+		fmt.Fprintf(out, "\nBring it up to date with:  %s\n", shellCommand([]string{"skein", "migrate"}, []string{r.Tenant.Slug}))
 	}
 	return nil
 }

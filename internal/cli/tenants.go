@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/skeinhq/skein"
 	"github.com/skeinhq/skein/central"
@@ -25,7 +26,7 @@ func (a *app) tenantsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "tenants",
 		GroupID: "set",
-		Short:   "List, add, import, check, suspend and remove tenants",
+		Short:   "List, add, change, check, suspend and remove tenants",
 		Long: `Work on the list of tenants in the central database.
 
 Where skein.yaml maps a table of the application's own (central.tenants), the
@@ -36,7 +37,7 @@ list is only read; the application changes it.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		a.tenantsListCommand(), a.tenantsShowCommand(), a.tenantsAddCommand(), a.tenantsImportCommand(),
+		a.tenantsListCommand(), a.tenantsShowCommand(), a.tenantsAddCommand(), a.tenantsSetCommand(), a.tenantsImportCommand(),
 		a.tenantsStatusCommand("activate", skein.StatusActive, "Make tenants active, so that --all includes them"),
 		a.tenantsStatusCommand("suspend", skein.StatusSuspended, "Suspend tenants, so that --all leaves them out"),
 		a.tenantsRemoveCommand(), a.tenantsCheckCommand(), a.tenantsCloneCommand(),
@@ -149,7 +150,7 @@ func (a *app) listTenants(ctx context.Context, w *workspace, filter central.Filt
 		if filter.Active {
 			fmt.Fprintln(a.Out, "No active tenants are chosen by this")
 		} else {
-			fmt.Fprintln(a.Out, "No tenants. Add one with: skein tenants add")
+			fmt.Fprintln(a.Out, "No tenants. Add one with: skein tenants add SLUG --url URL")
 		}
 		return nil
 	}
@@ -246,11 +247,100 @@ func someTenants(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// targetFlags say where a tenant's database is.
+type targetFlags struct {
+	url          string
+	target       skein.Target
+	options      []string
+	withPassword bool
+}
+
+func (f *targetFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.url, "url", "", "where the database is: `postgres://user@host/db`, mysql://..., sqlite:PATH")
+	flags.StringVar(&f.target.Engine, "engine", "", "postgres, mysql or sqlite")
+	flags.StringVar(&f.target.Host, "host", "", "database server")
+	flags.IntVar(&f.target.Port, "port", 0, "its port (default the engine's)")
+	flags.StringVar(&f.target.Database, "database", "", "name of the database; for SQLite the file")
+	flags.StringVar(&f.target.Schema, "schema", "", "schema in that database (PostgreSQL)")
+	flags.StringVar(&f.target.User, "user", "", "role to connect as")
+	flags.StringArrayVar(&f.options, "option", nil, "`name=value` of the connection, such as sslmode=require")
+	flags.BoolVar(&f.withPassword, "password-stdin", false, "read the password from standard input")
+}
+
+// read checks what was given, reads the password, and returns what lays all of
+// it over a target.
+func (f *targetFlags) read(a *app, flags *pflag.FlagSet) (apply func(*skein.Target), err error) {
+	if f.url != "" {
+		for _, name := range []string{"engine", "host", "port", "database", "schema", "user"} {
+			if flags.Changed(name) {
+				return nil, fmt.Errorf("--url and --%s contradict each other: give one of them", name)
+			}
+		}
+	}
+	var place skein.Target
+	if flags.Changed("url") {
+		if place, err = skein.ParseTarget(f.url); err != nil {
+			return nil, fmt.Errorf("--url: %w", err)
+		}
+		if !place.Password.IsZero() {
+			return nil, errors.New("--url holds a password, which the process list shows to everyone: leave it out and give --password-stdin")
+		}
+	}
+	options, err := pairs("--option", f.options)
+	if err != nil {
+		return nil, err
+	}
+	var password secret.Secret
+	if f.withPassword {
+		if password, err = a.readPassword(); err != nil {
+			return nil, err
+		}
+	}
+	return func(t *skein.Target) {
+		if flags.Changed("url") {
+			*t = place
+		}
+		for _, part := range []struct {
+			flag     string
+			to, from *string
+		}{
+			{"engine", &t.Engine, &f.target.Engine},
+			{"host", &t.Host, &f.target.Host},
+			{"database", &t.Database, &f.target.Database},
+			{"schema", &t.Schema, &f.target.Schema},
+			{"user", &t.User, &f.target.User},
+		} {
+			if flags.Changed(part.flag) {
+				*part.to = *part.from
+			}
+		}
+		if flags.Changed("port") {
+			t.Port = f.target.Port
+		}
+		t.Options = overlay(t.Options, options)
+		t.Password = password
+	}, nil
+}
+
+// overlay lays pairs over others. An empty value takes a pair away.
+func overlay(under, over map[string]string) map[string]string {
+	for k, v := range over {
+		if v == "" {
+			delete(under, k)
+			continue
+		}
+		if under == nil {
+			under = make(map[string]string)
+		}
+		under[k] = v
+	}
+	return under
+}
+
 func (a *app) tenantsAddCommand() *cobra.Command {
 	var n central.NewTenant
-	var url string
-	var withPassword bool
-	var labelFlags, options []string
+	var place targetFlags
+	var labelFlags []string
 	cmd := &cobra.Command{
 		Use:   "add SLUG",
 		Short: "Add a tenant whose database exists",
@@ -276,41 +366,15 @@ refused there.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			n.Slug = args[0]
-			if url != "" {
-				flags := cmd.Flags()
-				for _, name := range []string{"engine", "host", "port", "database", "schema", "user"} {
-					if flags.Changed(name) {
-						return fmt.Errorf("--url and --%s contradict each other: give one of them", name)
-					}
-				}
-				target, err := skein.ParseTarget(url)
-				if err != nil {
-					return fmt.Errorf("--url: %w", err)
-				}
-				if !target.Password.IsZero() {
-					return errors.New("--url holds a password, which the process list shows to everyone: leave it out and give --password-stdin")
-				}
-				n.Target = target
-			}
 			var err error
 			if n.Labels, err = pairs("--label", labelFlags); err != nil {
 				return err
 			}
-			given, err := pairs("--option", options)
+			apply, err := place.read(a, cmd.Flags())
 			if err != nil {
 				return err
 			}
-			for k, v := range given {
-				if n.Target.Options == nil {
-					n.Target.Options = make(map[string]string)
-				}
-				n.Target.Options[k] = v
-			}
-			if withPassword {
-				if n.Target.Password, err = a.readPassword(); err != nil {
-					return err
-				}
-			}
+			apply(&n.Target)
 			w, err := a.open(ctx)
 			if err != nil {
 				return err
@@ -325,17 +389,69 @@ refused there.
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&url, "url", "", "where the database is: `postgres://user@host/db`, mysql://..., sqlite:PATH")
-	flags.StringVar(&n.Target.Engine, "engine", "", "postgres, mysql or sqlite")
-	flags.StringVar(&n.Target.Host, "host", "", "database server")
-	flags.IntVar(&n.Target.Port, "port", 0, "its port (default the engine's)")
-	flags.StringVar(&n.Target.Database, "database", "", "name of the database; for SQLite the file")
-	flags.StringVar(&n.Target.Schema, "schema", "", "schema in that database (PostgreSQL)")
-	flags.StringVar(&n.Target.User, "user", "", "role to connect as")
-	flags.StringArrayVar(&options, "option", nil, "`name=value` of the connection, such as sslmode=require")
-	flags.BoolVar(&withPassword, "password-stdin", false, "read the password from standard input")
+	place.register(flags)
 	flags.StringVar(&n.ID, "id", "", "the tenant's id (default a new one)")
 	flags.StringVar(&n.Name, "name", "", "the tenant's name for people")
+	flags.StringArrayVar(&labelFlags, "label", nil, "`label=value` to choose tenants by")
+	flags.SortFlags = false
+	return cmd
+}
+
+func (a *app) tenantsSetCommand() *cobra.Command {
+	var place targetFlags
+	var name string
+	var labelFlags []string
+	cmd := &cobra.Command{
+		Use:   "set TENANT",
+		Short: "Change where a tenant is, its password, its name or its labels",
+		Long: `Change what the list has of a tenant, by slug or id; nothing is done in its
+database. What is not given stays as it is. --url replaces all that says where
+the database is, but for the password. An empty value takes a label or an
+option away.
+
+` + exitCodesHelp,
+		Example: `  skein tenants set acme --password-stdin < secret.txt
+  skein tenants set acme --host db2
+  skein tenants set acme --label tier=gold --label trial=`,
+		Args:              oneTenant,
+		ValidArgsFunction: a.slugArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			given := false
+			cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { given = given || f.Changed })
+			if !given {
+				return fmt.Errorf("what is to be changed of %s? Give a flag (see: skein tenants set --help)", args[0])
+			}
+			labels, err := pairs("--label", labelFlags)
+			if err != nil {
+				return err
+			}
+			apply, err := place.read(a, cmd.Flags())
+			if err != nil {
+				return err
+			}
+			w, err := a.open(ctx)
+			if err != nil {
+				return err
+			}
+			defer w.close()
+			t, err := w.store.Change(ctx, args[0], func(n *central.NewTenant) {
+				apply(&n.Target)
+				n.Labels = overlay(n.Labels, labels)
+				if cmd.Flags().Changed("name") {
+					n.Name = name
+				}
+			})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Out, "Changed %s (%s)\n", ui.Printable(t.Slug), ui.Printable(t.Target.String()))
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	place.register(flags)
+	flags.StringVar(&name, "name", "", "the tenant's name for people")
 	flags.StringArrayVar(&labelFlags, "label", nil, "`label=value` to choose tenants by")
 	flags.SortFlags = false
 	return cmd
@@ -514,8 +630,7 @@ func (a *app) tenantsRemoveCommand() *cobra.Command {
 			}
 			defer w.close()
 			if len(args) > 1 && !yes {
-				ok, err := a.confirm(ctx, fmt.Sprintf("Forget %s?", ui.Plural(len(args), "tenant")), "--yes")
-				if err != nil || !ok {
+				if err := a.confirm(ctx, fmt.Sprintf("Forget %s?", ui.Plural(len(args), "tenant")), "--yes"); err != nil {
 					return err
 				}
 			}

@@ -90,8 +90,7 @@ func (a *app) unlock(ctx context.Context, word string, force bool) error {
 	}
 	if !force {
 		fmt.Fprintf(a.Err, "Knex's lock is set in %s: a Knex process is at work there, or was killed while it was.\n", slug)
-		yes, err := a.confirm(ctx, "Is no Knex process at work there, and shall the lock be set back?", "--force")
-		if err != nil || !yes {
+		if err := a.confirm(ctx, "Is no Knex process at work there, and shall the lock be set back?", "--force"); err != nil {
 			return err
 		}
 	}
