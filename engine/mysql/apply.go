@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,20 @@ const sentAlong = ";SET @skein_ran="
 // Apply runs a step. If it is made of data changes alone it is one transaction
 // with its record; otherwise it goes statement by statement.
 func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
+	return s.apply(ctx, step, false)
+}
+
+// ApplyTogether applies the first of the steps, its statements in as few flights
+// as they fit into: there is no transaction that it could share with others.
+func (s *session) ApplyTogether(ctx context.Context, steps []skein.Step) ([]skein.StepResult, error) {
+	result, err := s.apply(ctx, steps[0], true)
+	if err != nil {
+		return nil, err
+	}
+	return []skein.StepResult{result}, nil
+}
+
+func (s *session) apply(ctx context.Context, step skein.Step, together bool) (skein.StepResult, error) {
 	start := time.Now()
 	s.used = true
 	var own skein.Timeouts
@@ -37,7 +52,7 @@ func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult,
 	if transactional(step) {
 		err = s.transaction(ctx, step)
 	} else {
-		err = stepwise.Run(ctx, step, &runner{session: s, step: step, noted: -1})
+		err = stepwise.Run(ctx, step, &runner{session: s, step: step, noted: -1, together: together})
 	}
 	return skein.StepResult{Duration: time.Since(start)}, err
 }
@@ -55,33 +70,84 @@ func transactional(step skein.Step) bool {
 	return true
 }
 
-// run sends statement i of a step with what belongs before and after it, in one
-// flight. Each migration's statement has a flight of its own, so that it is
-// known which one failed: the servers end a flight at its first error, and a
-// variable tells a statement that failed from what comes after it.
-func (s *session) run(ctx context.Context, step skein.Step, i int, before, after string) (ran bool, err error) {
-	statement, mark := s.lockingHistory(step.Statements[i].Text), strconv.Itoa(i+1)
-	parts := []string{before + "SET @skein_ran=0;" + statement + "\n" + sentAlong + mark + ";" + after}
-	if strings.HasPrefix(statement, "/*") {
-		// What is in an executable comment may be nothing to this server, and
-		// nothing must not be followed by a semicolon.
-		parts = []string{before + "SET @skein_ran=0", statement, "SET @skein_ran=" + mark + ";" + after}
+// run sends the statements of a step from one on and before another, as one
+// flight. Each is followed by what after gives for the number of statements that
+// have run by then.
+//
+// The servers end a flight at its first error, and do not say which statement it
+// is of: variables do, of how many have run, and for how many of those what
+// comes after has run too. Both are -1 where that is not known, since the answer
+// was lost. What is wrong with before is a *stepwise.NotBegunError.
+func (s *session) run(ctx context.Context, step skein.Step, from, to int, before string, after func(done int) string) (ran, noted int, err error) {
+	var b strings.Builder
+	parts := make([]string, 0, 3)
+	if before != "" {
+		b.WriteString("SET @skein_ran=-1,@skein_noted=-1;" + before)
 	}
-	for _, sql := range parts {
+	fmt.Fprintf(&b, "SET @skein_ran=%d,@skein_noted=%d", from, from)
+	for i := from; i < to; i++ {
+		if i > from {
+			fmt.Fprintf(&b, "SET @skein_noted=%d", i)
+		}
+		statement := s.lockingHistory(step.Statements[i].Text)
+		if standsAlone(statement) {
+			parts = append(parts, b.String(), statement)
+			b.Reset()
+			fmt.Fprintf(&b, "SET @skein_ran=%d;%s", i+1, after(i+1))
+			continue
+		}
+		fmt.Fprintf(&b, ";%s\n%s%d;%s", statement, sentAlong, i+1, after(i+1))
+		if i+1 < to {
+			b.WriteString(";")
+		}
+	}
+	for _, sql := range append(parts, b.String()) {
 		if err = s.flight(ctx, sql, nil); err != nil {
 			break
 		}
 	}
 	if err == nil {
-		return true, nil
+		return to, to, nil
 	}
+	ran, noted = -1, -1
 	if skein.ErrorClass(err) != skein.ConnectionLost && ctx.Err() == nil {
-		lookup := s.flight(ctx, "SELECT @skein_ran", func(_ []string, row []driver.Value) {
-			ran = row != nil && text(row[0]) == mark
+		lookup := s.flight(ctx, "SELECT @skein_ran,@skein_noted", func(_ []string, row []driver.Value) {
+			if row != nil {
+				ran, noted = int(number(row[0])), int(number(row[1]))
+			}
 		})
-		ran = ran && lookup == nil
+		if lookup == nil && ran < 0 {
+			err = &stepwise.NotBegunError{Err: err}
+		}
 	}
-	return ran, err
+	return ran, noted, err
+}
+
+// standsAlone says whether a statement has to be a flight of its own: what is in
+// an executable comment may be nothing to this server, and nothing must not be
+// followed by a semicolon.
+func standsAlone(statement string) bool { return strings.HasPrefix(statement, "/*") }
+
+// mostInFlight bounds a flight of several statements, in bytes: it is far below
+// what any server takes.
+const mostInFlight = 64 << 10
+
+// inFlight is the statement before which a flight ends that begins with statement
+// i. Only statements share one that make, change and fill what belongs to a
+// tenant, and leave the session as it is.
+func inFlight(step skein.Step, i int) int {
+	size, end := 0, i
+	for ; end < len(step.Statements); end++ {
+		text := step.Statements[end].Text
+		h := words(text, 1)
+		if standsAlone(text) || len(h.list) == 0 || !slices.Contains([]string{"CREATE", "ALTER", "DROP", "INSERT", "UPDATE", "DELETE", "REPLACE"}, h.list[0]) {
+			break
+		}
+		if size += len(text); size > mostInFlight {
+			break
+		}
+	}
+	return max(end, i+1)
 }
 
 // undo rolls back what failed and gives back table locks. It says whether
@@ -112,18 +178,20 @@ func (s *session) transaction(ctx context.Context, step skein.Step) error {
 		}
 		return nil
 	}
-	for i := step.From; i < total; i++ {
-		after := ""
-		if i == total-1 {
-			after = record
+	last := func(done int) string {
+		if done == total {
+			return record
 		}
-		ran, err := s.run(ctx, step, i, before, after)
+		return ""
+	}
+	for i := step.From; i < total; i++ {
+		ran, _, err := s.run(ctx, step, i, i+1, before, last)
 		before = ""
 		if err == nil {
 			continue
 		}
 		stayed := s.undo(ctx)
-		if ran && !stayed {
+		if ran > i && !stayed {
 			return fmt.Errorf("record the migration: %w", err)
 		}
 		failed := fail(step, i, err)
@@ -197,9 +265,17 @@ type runner struct {
 	noted int
 	// failed is the statement's own error, with which Exec failed last.
 	failed *skein.DatabaseError
+	// together says that several statements may be one flight, and unsent is what
+	// is then left to be sent with the first.
+	together bool
+	unsent   string
 }
 
 func (r *runner) Begin(ctx context.Context) error {
+	if r.together && r.step.From < len(r.step.Statements) {
+		r.unsent = r.create() + r.begin(r.step, r.step.From) + ";"
+		return nil
+	}
 	err := r.flight(ctx, r.create()+r.begin(r.step, r.step.From), nil)
 	if err == nil {
 		r.recorded = true
@@ -207,18 +283,31 @@ func (r *runner) Begin(ctx context.Context) error {
 	return err
 }
 
-func (r *runner) Exec(ctx context.Context, i int) error {
-	ran, err := r.run(ctx, r.step, i, "", r.note(i+1))
+func (r *runner) Exec(ctx context.Context, i int) (int, error) {
+	end := i + 1
+	if r.together {
+		end = inFlight(r.step, i)
+	}
+	first := r.unsent
+	r.unsent = ""
+	ran, noted, err := r.run(ctx, r.step, i, end, first, r.note)
+	if err == nil || noted >= 0 {
+		r.recorded, r.noted = true, noted
+	}
 	switch {
 	case err == nil:
-		r.noted = i + 1
-		return nil
-	case ran:
-		return nil // it is noted once more, by itself
+		return ran, nil
+	case ran > noted:
+		return ran, nil // it is noted once more, by itself
+	case ran < 0 && end == i+1:
+		ran = i // the only one that it can be
 	}
 	r.undo(ctx)
+	if _, not := errors.AsType[*stepwise.NotBegunError](err); not {
+		return 0, err
+	}
 	r.failed, _ = errors.AsType[*skein.DatabaseError](err)
-	return fail(r.step, i, err)
+	return ran, fail(r.step, ran, err)
 }
 
 func (r *runner) Progress(ctx context.Context, done int) error {
@@ -285,7 +374,7 @@ func (r *runner) TakeBack(ctx context.Context) error {
 func fail(step skein.Step, i int, err error) *skein.StatementError {
 	e := stepwise.Fail(step, i, err)
 	answer, ok := errors.AsType[*skein.DatabaseError](err)
-	if !ok || answer.Code != strconv.Itoa(errSyntax) {
+	if !ok || answer.Code != strconv.Itoa(errSyntax) || i < 0 {
 		return e
 	}
 	m := nearLine.FindStringSubmatch(answer.Message)

@@ -3,6 +3,7 @@ package mysql
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,8 +119,14 @@ func read(t testing.TB, path string) string {
 }
 
 // TestApplyFails tells what stays of migrations that break, and what is said
-// and recorded of them.
+// and recorded of them: the same, however their statements are sent.
 func TestApplyFails(t *testing.T) {
+	for how, together := range map[string]bool{"": false, ", in few flights": true} {
+		testApplyFails(t, how, together)
+	}
+}
+
+func testApplyFails(t *testing.T, how string, together bool) {
 	for _, test := range []struct {
 		name, up string
 		noTransaction,
@@ -182,7 +189,7 @@ func TestApplyFails(t *testing.T) {
 			partial: true, index: 2, line: 2, records: []string{"m.sql applying 1/2"}, tables: "a", rows: "1 1",
 		},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(test.name+how, func(t *testing.T) {
 			target := newTarget(t)
 			server := dbtest.MySQL(t)
 			server.Exec(t, target.Database, "CREATE TABLE old (id int PRIMARY KEY) ENGINE=InnoDB; CREATE TABLE ancient (id int PRIMARY KEY) ENGINE=MyISAM;"+
@@ -193,7 +200,7 @@ func TestApplyFails(t *testing.T) {
 			m := migration("m.sql", test.up, "")
 			m.Up.NoTransaction = test.noTransaction
 			work := step(t, e, m, skein.Up)
-			_, err := s.Apply(t.Context(), work)
+			err := applyStep(t, s, work, together)
 			broken, ok := errors.AsType[*skein.StatementError](err)
 			if !ok {
 				t.Fatalf("the error is %T: %v", err, err)
@@ -230,6 +237,20 @@ func TestApplyFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// applyStep applies a step as in a tenant of any kind, or as in a fresh one.
+func applyStep(t *testing.T, s *session, work skein.Step, together bool) error {
+	t.Helper()
+	if !together {
+		_, err := s.Apply(t.Context(), work)
+		return err
+	}
+	results, err := s.ApplyTogether(t.Context(), []skein.Step{work, work})
+	if want := 1; err == nil && len(results) != want {
+		t.Errorf("%d results, want %d", len(results), want)
+	}
+	return err
 }
 
 // TestApplyDownFails is about a down of which nothing stayed: its record is
@@ -315,31 +336,131 @@ func TestApplyOddStatements(t *testing.T) {
 	}
 }
 
-// TestApplyUnrecorded is about a statement that ran and could not be recorded.
-func TestApplyUnrecorded(t *testing.T) {
+// TestApplyTogether sends the statements of a migration in few flights.
+func TestApplyTogether(t *testing.T) {
+	target := newTarget(t)
+	var f flights
+	e := f.count(New(skein.SessionOptions{}))
+	s := open(t, e, target)
+	lock(t, s)
+	big := "CREATE TABLE big (id int) COMMENT '" + strings.Repeat("x", 1000) + "'"
+	var many []string
+	for i := range 100 {
+		many = append(many, strings.Replace(big, "big", fmt.Sprintf("big%d", i), 1))
+	}
+	for _, test := range []struct {
+		name, up string
+		flights  int
+	}{
+		{"1.sql", "CREATE TABLE a (id int) -- of a\n; CREATE TABLE b (id int); INSERT INTO a VALUES (1), (2); ALTER TABLE a ADD x int # of x", 1},
+		{"2.sql", "CREATE TABLE c (id int); CREATE PROCEDURE p() BEGIN INSERT INTO c VALUES (1); INSERT INTO c VALUES (2); END; DROP TABLE b", 1},
+		{"3.sql", "CREATE TABLE d (id int); CALL p(); INSERT INTO d VALUES (1); INSERT INTO d VALUES (2)", 3},
+		{"4.sql", "CREATE TABLE e (id int); /*!50000 CREATE TABLE f (id int) */; CREATE TABLE g (id int); DROP TABLE e", 5},
+		{"5.sql", strings.Join(many, ";\n"), 2},
+		{"6.sql", "", 1},
+	} {
+		f.since()
+		work := step(t, e, migration(test.name, test.up, ""), skein.Up)
+		if err := applyStep(t, s, work, true); err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		if n := f.since(); n != test.flights {
+			t.Errorf("%s took %d flights, want %d", test.name, n, test.flights)
+		}
+	}
+	want := []string{"1.sql applied 4/4", "2.sql applied 3/3", "3.sql applied 4/4", "4.sql applied 4/4", "5.sql applied 100/100", "6.sql applied 0/0"}
+	if diff := cmp.Diff(want, records(t, e, target)); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	rows := dbtest.MySQL(t).Query(t, target.Database, "SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM c), (SELECT count(*) FROM d), (SELECT count(*) FROM f)")
+	if got := strings.Join(rows[0], " "); got != "2 2 2 0" {
+		t.Errorf("the rows are %q", got)
+	}
+	if got := len(tables(t, target)); got != 6+100 {
+		t.Errorf("%d tables: %q", got, tables(t, target))
+	}
+}
+
+// A record that is refused keeps the first statement from running.
+func TestApplyTogetherNotBegun(t *testing.T) {
+	target := newTarget(t)
+	dbtest.MySQL(t).Exec(t, target.Database, "CREATE TABLE skein_migrations (name varchar(255) PRIMARY KEY)")
+	e := New(skein.SessionOptions{})
+	s := open(t, e, target)
+	err := applyStep(t, s, step(t, e, migration("1.sql", "CREATE TABLE a (id int); CREATE TABLE b (id int)", ""), skein.Up), true)
+	if _, ok := errors.AsType[*skein.StatementError](err); ok || err == nil || !strings.HasPrefix(err.Error(), "record the migration as begun: ") {
+		t.Errorf("the error is %v", err)
+	}
+	if got := strings.Join(tables(t, target), " "); got != "skein_migrations" {
+		t.Errorf("the tables are %q", got)
+	}
+}
+
+// What is cancelled, or loses its connection, while several statements are
+// under way names none of them; the record says how far they came.
+func TestApplyTogetherCancelled(t *testing.T) {
 	target := newTarget(t)
 	e := New(skein.SessionOptions{})
 	s := open(t, e, target)
 	lock(t, s)
-	err := apply(t, e, s, migration("m.sql", "DROP TABLE skein_migrations;\nCREATE TABLE a (id int)", ""), skein.Up)
+	work := step(t, e, migration("1.sql", "CREATE TABLE a (id int); INSERT INTO a SELECT BENCHMARK(1000000000000, SHA2('x', 512)); CREATE TABLE c (id int)", ""), skein.Up)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(300*time.Millisecond, cancel)
+	_, err := s.ApplyTogether(ctx, []skein.Step{work})
 	broken, ok := errors.AsType[*skein.StatementError](err)
-	if !ok || !broken.Partial || broken.Index != 1 || !strings.Contains(err.Error(), "the statement has run") {
-		t.Fatalf("the error is %v", err)
+	if !ok || !errors.Is(err, context.Canceled) || !broken.Partial || broken.Exact || broken.Index != 0 || broken.Statement != "" {
+		t.Errorf("the error is %+v", err)
+	}
+	noSessions(t, target)
+	if diff := cmp.Diff([]string{"1.sql applying 1/3"}, records(t, e, target)); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	if got := strings.Join(tables(t, target), " "); got != "a skein_migrations" {
+		t.Errorf("the tables are %q", got)
+	}
+}
+
+// TestApplyUnrecorded is about a statement that ran and could not be recorded.
+func TestApplyUnrecorded(t *testing.T) {
+	e := New(skein.SessionOptions{})
+	for _, together := range []bool{false, true} {
+		s := open(t, e, newTarget(t))
+		lock(t, s)
+		work := step(t, e, migration("m.sql", "CREATE TABLE b (id int);\nDROP TABLE skein_migrations;\nCREATE TABLE a (id int)", ""), skein.Up)
+		err := applyStep(t, s, work, together)
+		broken, ok := errors.AsType[*skein.StatementError](err)
+		if !ok || !broken.Partial || broken.Index != 2 || !strings.Contains(err.Error(), "the statement has run") {
+			t.Fatalf("the error is %v", err)
+		}
 	}
 
-	target = newTarget(t)
-	s = open(t, e, target)
+	target := newTarget(t)
+	s := open(t, e, target)
 	lock(t, s)
 	if err := apply(t, e, s, migration("1.sql", "CREATE TABLE a (id int)", ""), skein.Up); err != nil {
 		t.Fatal(err)
 	}
 	dbtest.MySQL(t).Exec(t, target.Database, "ALTER TABLE skein_migrations DROP COLUMN tool")
-	err = apply(t, e, s, migration("2.sql", "INSERT INTO a VALUES (1)", ""), skein.Up)
+	err := apply(t, e, s, migration("2.sql", "INSERT INTO a VALUES (1)", ""), skein.Up)
 	if _, ok := errors.AsType[*skein.StatementError](err); ok || err == nil || !strings.Contains(err.Error(), "record the migration") {
 		t.Errorf("the error is %v", err)
 	}
 	if rows := dbtest.MySQL(t).Query(t, target.Database, "SELECT count(*) FROM a"); rows[0][0] != "0" {
 		t.Errorf("%s rows stayed", rows[0][0])
+	}
+}
+
+// noSessions waits until the server has ended what a target's role did there.
+func noSessions(t *testing.T, target skein.Target) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		rows := dbtest.MySQL(t).Query(t, "", "SELECT count(*) FROM information_schema.PROCESSLIST WHERE USER=?", target.User)
+		if rows[0][0] == "0" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the statement goes on at the server")
+		}
 	}
 }
 
@@ -364,15 +485,7 @@ func TestApplyCancelled(t *testing.T) {
 		if took := time.Since(start); took > 3*time.Second {
 			t.Errorf("%s: it took %s", name, took)
 		}
-		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			rows := dbtest.MySQL(t).Query(t, "", "SELECT count(*) FROM information_schema.PROCESSLIST WHERE USER=?", target.User)
-			if rows[0][0] == "0" {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("%s: the statement goes on at the server", name)
-			}
-		}
+		noSessions(t, target)
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}

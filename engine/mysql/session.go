@@ -54,8 +54,9 @@ type session struct {
 }
 
 var (
-	_ skein.Session    = (*session)(nil)
-	_ skein.LockKeeper = (*session)(nil)
+	_ skein.Session         = (*session)(nil)
+	_ skein.TogetherApplier = (*session)(nil)
+	_ skein.LockKeeper      = (*session)(nil)
 )
 
 // point makes target the one that the session works on.

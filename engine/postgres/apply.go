@@ -323,14 +323,17 @@ func (r *stepRunner) Begin(ctx context.Context) error {
 
 // Exec runs statement i. One that can share a transaction shares one with the
 // record that it has run.
-func (r *stepRunner) Exec(ctx context.Context, i int) error {
+func (r *stepRunner) Exec(ctx context.Context, i int) (ran int, err error) {
 	share := r.conn.TxStatus() == 'I' && canShareTransaction(r.step.Statements[i].Text)
-	err := r.exec(ctx, i, share)
+	err = r.exec(ctx, i, share)
 	if share && r.answer != nil && r.answer.Code == activeTransaction {
 		// An extension's statement that cannot. Nothing of it has run.
 		err = r.exec(ctx, i, false)
 	}
-	return err
+	if err != nil {
+		return i, err
+	}
+	return i + 1, nil
 }
 
 func (r *stepRunner) exec(ctx context.Context, i int, share bool) error {

@@ -446,7 +446,14 @@ func (s *steps) Begin(ctx context.Context) error {
 	})
 }
 
-func (s *steps) Exec(ctx context.Context, i int) error {
+func (s *steps) Exec(ctx context.Context, i int) (ran int, err error) {
+	if err := s.execOne(ctx, i); err != nil {
+		return i, err
+	}
+	return i + 1, nil
+}
+
+func (s *steps) execOne(ctx context.Context, i int) error {
 	text := s.step.Statements[i].Text
 	whole := false
 	if !bare.MatchString(text) {

@@ -22,11 +22,16 @@ const recordTimeout = 10 * time.Second
 // way to it is the cause.
 type Runner interface {
 	// Begin records the step as begun, with the first step.From of its statements
-	// done: as skein.Applying for an up, as skein.Reverting for a down.
+	// done: as skein.Applying for an up, as skein.Reverting for a down. It may
+	// leave that to the first Exec, which does it before anything runs; its error
+	// is then a [NotBegunError].
 	Begin(ctx context.Context) error
-	// Exec runs statement i of the step, counted from 0. An error that knows
-	// the line better than the statement's first is made with [Fail].
-	Exec(ctx context.Context, i int) error
+	// Exec runs statement i of the step, counted from 0, and may go on with those
+	// after it where it records each as Progress does. It returns how many of the
+	// step's statements have run: an error is that of the next one. -1 stands for
+	// a number that is not known, beside the error that is the reason. An error
+	// that knows the line better than the statement's first is made with [Fail].
+	Exec(ctx context.Context, i int) (ran int, err error)
 	// Progress records that the first done statements have run. It is not
 	// called for the last statement, nor need it do anything if Exec recorded
 	// this together with the statement, which is better where it can be had.
@@ -42,6 +47,14 @@ type Runner interface {
 	TakeBack(ctx context.Context) error
 }
 
+// A NotBegunError is why a step could not be recorded as begun: nothing of it has
+// run.
+type NotBegunError struct{ Err error }
+
+func (e *NotBegunError) Error() string { return "record the migration as begun: " + e.Err.Error() }
+
+func (e *NotBegunError) Unwrap() error { return e.Err }
+
 // Run carries out a step: Begin; for each statement from step.From on Exec and
 // then Progress, or Finish after the last. When a statement fails the record
 // stays as it is and the error is a *skein.StatementError with Partial set, and
@@ -52,21 +65,26 @@ type Runner interface {
 // When ctx ends, the statement that had run by then is still recorded.
 func Run(ctx context.Context, step skein.Step, r Runner) error {
 	if err := r.Begin(ctx); err != nil {
-		return fmt.Errorf("record the migration as begun: %w", err)
+		return &NotBegunError{err}
 	}
 	total := len(step.Statements)
 	if step.From >= total {
 		return r.Finish(ctx)
 	}
-	for i := step.From; i < total; i++ {
+	for i := step.From; i < total; {
 		if err := ctx.Err(); err != nil {
 			return failed(ctx, step, r, i, err, true)
 		}
-		if err := r.Exec(ctx, i); err != nil {
-			return failed(ctx, step, r, i, err, r.NothingStayed(i, err))
+		ran, err := r.Exec(ctx, i)
+		if _, not := errors.AsType[*NotBegunError](err); not {
+			return err
 		}
-		if err := record(ctx, r, i+1, total); err != nil {
-			e := Fail(step, i, fmt.Errorf("the statement has run, but that could not be recorded: %w", err))
+		if err != nil {
+			return failed(ctx, step, r, ran, err, ran >= 0 && r.NothingStayed(ran, err))
+		}
+		i = ran
+		if err := record(ctx, r, ran, total); err != nil {
+			e := Fail(step, ran-1, fmt.Errorf("the statement has run, but that could not be recorded: %w", err))
 			e.Partial = true
 			return e
 		}

@@ -31,8 +31,14 @@ func (f *fake) call(ctx context.Context, call string) error {
 	return f.fail[call]
 }
 
-func (f *fake) Begin(ctx context.Context) error       { return f.call(ctx, "begin") }
-func (f *fake) Exec(ctx context.Context, i int) error { return f.call(ctx, fmt.Sprint("exec ", i)) }
+func (f *fake) Begin(ctx context.Context) error { return f.call(ctx, "begin") }
+func (f *fake) Exec(ctx context.Context, i int) (int, error) {
+	if err := f.call(ctx, fmt.Sprint("exec ", i)); err != nil {
+		return i, err
+	}
+	return i + 1, nil
+}
+
 func (f *fake) Progress(ctx context.Context, done int) error {
 	return f.call(ctx, fmt.Sprint("progress ", done))
 }
