@@ -33,6 +33,8 @@ type FleetOptions struct {
 	Timeout time.Duration
 	// Knex runs the Knex migrations. Nil: a plan that needs one is refused.
 	Knex KnexRunner
+	// KnexHistory has SQL migrations recorded in Knex's table too.
+	KnexHistory bool
 	// Stop, when closed, begins no further tenant and no further migration;
 	// what has begun ends.
 	Stop <-chan struct{}
@@ -103,7 +105,7 @@ func NewFleet(engines []Engine, set *Set, opts *FleetOptions) *Fleet {
 		}
 	}
 	for _, e := range engines {
-		f.migrators[e.Name()] = NewMigrator(e, set, f.opts.LockWait).WithKnex(f.opts.Knex).WithTimeout(f.opts.Timeout)
+		f.migrators[e.Name()] = NewMigrator(e, set, f.opts.LockWait).WithKnex(f.opts.Knex).WithKnexHistory(f.opts.KnexHistory).WithTimeout(f.opts.Timeout)
 	}
 	return f
 }

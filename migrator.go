@@ -1,6 +1,7 @@
 package skein
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -17,6 +18,8 @@ type Migrator struct {
 	lockWait time.Duration
 	knex     KnexRunner
 	timeout  time.Duration // of each migration, 0: none
+	// knexHistory says that SQL migrations are recorded in Knex's table too.
+	knexHistory bool
 
 	parsed   sync.Once
 	parseErr error
@@ -269,7 +272,13 @@ func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant,
 			return nil, err
 		}
 	}
+	if plan.Direction == Up {
+		if err := m.copyToKnex(ctx, session, history.lackingInKnex()); err != nil {
+			return nil, err
+		}
+	}
 	var all []DoneStep
+	inKnex := rowsInKnex(history)
 	for i := 0; i < len(plan.Steps); {
 		select {
 		case <-stop:
@@ -282,11 +291,18 @@ func (m *Migrator) carryOut(ctx context.Context, session Session, tenant Tenant,
 		}
 		var done []DoneStep
 		var err error
-		if plan.Steps[i].Kind == Knex {
+		row, there := inKnex[plan.Steps[i].Name]
+		switch {
+		case plan.Steps[i].Kind == Knex:
 			done, err = m.runKnex(ctx, session, tenant, plan, history, plan.Steps[i:end], stop, listen)
-		} else {
+		case there && plan.Direction == Down:
+			done, err = m.revertInKnex(ctx, session, tenant, row, m.stepsFrom(plan, i, history)[0], listen)
+		default:
 			done, err = m.runSQL(ctx, session, tenant, m.stepsFrom(plan, i, history), listen)
 			end = i + len(done)
+			if plan.Direction == Up && len(done) > 0 {
+				err = cmp.Or(err, m.copyToKnex(ctx, session, stepNames(done)))
+			}
 		}
 		if all = append(all, done...); err != nil {
 			return all, err
@@ -314,7 +330,7 @@ func (m *Migrator) stepsFrom(plan Plan, i int, history History) []Step {
 		steps = append(steps, Step{
 			Migration: migration, Direction: plan.Direction, Batch: plan.Batch,
 			Statements: m.sections[migration.Section(plan.Direction)], Began: plan.Began, From: plan.From,
-			Last: i == len(plan.Steps)-1,
+			Last: i == len(plan.Steps)-1 && !m.knexHistory, // which is written behind it
 		})
 	}
 	return steps
@@ -377,14 +393,33 @@ func (m *Migrator) record(ctx context.Context, session Session, tenant Tenant, p
 		}
 		done[i] = DoneStep{Migration: migration, Direction: plan.Direction}
 	}
-	write := func() error { return session.Record(ctx, records) }
 	if plan.Direction == Down {
-		write = func() error { return session.Erase(ctx, plan.Names()) }
+		if err := m.eraseSQLInKnex(ctx, session, plan, history); err != nil {
+			return nil, err
+		}
+		if err := session.Erase(ctx, plan.Names()); err != nil {
+			return nil, err
+		}
+		return done, nil
 	}
-	if err := write(); err != nil {
+	if err := session.Record(ctx, records); err != nil {
 		return nil, err
 	}
-	return done, nil
+	var ours []string
+	for _, migration := range plan.Steps {
+		if migration.Kind != Knex {
+			ours = append(ours, migration.Name)
+		}
+	}
+	return done, m.copyToKnex(ctx, session, ours)
+}
+
+func stepNames(done []DoneStep) []string {
+	out := make([]string, len(done))
+	for i, d := range done {
+		out[i] = d.Migration.Name
+	}
+	return out
 }
 
 // planned are the records of a plan whose steps are recorded and not run.

@@ -250,6 +250,8 @@ type ProvisioningOptions struct {
 	// Knex runs the Knex migrations. Nil: a tenant that needs one is refused
 	// before anything is made.
 	Knex KnexRunner
+	// KnexHistory has SQL migrations recorded in Knex's table too.
+	KnexHistory bool
 	// Timeout is how long one migration may run. 0: no bound.
 	Timeout time.Duration
 	// Stop, when closed, begins no further step.
@@ -284,7 +286,7 @@ func NewProvisioning(engine Provisioner, set *Set, journal ProvisionJournal, opt
 	if opts.Locate == nil {
 		opts.Locate = func(t Target) Target { return t }
 	}
-	migrator := NewMigrator(engine, set, opts.LockWait).WithKnex(opts.Knex).WithTimeout(opts.Timeout)
+	migrator := NewMigrator(engine, set, opts.LockWait).WithKnex(opts.Knex).WithKnexHistory(opts.KnexHistory).WithTimeout(opts.Timeout)
 	return &Provisioning{engine: engine, migrator: migrator, set: set, journal: journal, opts: opts}
 }
 

@@ -91,6 +91,40 @@ func TestKnexSkeinKnex(t *testing.T) {
 	})
 }
 
+// SQL migrations that are recorded in Knex's table too are there for a Knex that
+// loads them, in tables that Skein or Knex has made.
+func TestKnexHistory(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, n *tenant) {
+		p := newProject(t, map[string]string{
+			"migrations/tenant/1_a.sql": "-- migrate:up\nCREATE TABLE a (id int)",
+			"migrations/tenant/2_b.js":  "exports.up = (knex) => knex.schema.createTable('b', (t) => t.increments());\nexports.down = (knex) => knex.schema.dropTable('b');",
+			"migrations/tenant/3_c.sql": "-- migrate:up\nCREATE TABLE c (id int)",
+			"knexfile.js": `const { TENANT_HOST: host, TENANT_PORT: port, TENANT_USER: user, TENANT_PASSWORD: password, TENANT_DATABASE: database } = process.env;
+const migrations = { directory: './migrations/tenant', loadExtensions: ['.js', '.sql'] };
+module.exports = {
+  pg: { client: 'pg', connection: { host, port, user, password, database }, migrations },
+  mysql: { client: 'mysql2', connection: { host, port, user, password, database }, migrations },
+  sqlite: { client: 'better-sqlite3', connection: { filename: database }, useNullAsDefault: true, migrations },
+};
+`,
+		}, nil)
+		r := p.runner(nil)
+		e := engineFor(n.Target)
+		session, err := e.Open(t.Context(), n.Target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer session.Close()
+		m := skein.NewMigrator(e, p.set(), time.Minute).WithKnex(r).WithKnexHistory(true)
+		got := m.Migrate(t.Context(), session, skein.Tenant{ID: "1", Target: n.Target}, skein.PlanOptions{}, nil, func(skein.Event) {})
+		if got.Err != nil || len(got.Done) != 3 {
+			t.Fatalf("%d steps: %v", len(got.Done), got.Err)
+		}
+		wantList(t, p.knex(n, "migrate:list"), 3, 0)
+	})
+}
+
 func wantList(t *testing.T, said string, completed, pending int) {
 	t.Helper()
 	count := func(what string) int {

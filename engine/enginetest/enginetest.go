@@ -119,6 +119,7 @@ func Run(t *testing.T, c Config) {
 	}{
 		{"History", historyTests},
 		{"Knex", knexTests},
+		{"InKnex", inKnexTests},
 		{"Apply", applyTests},
 		{"Partial", partialTests},
 		{"Parse", parseTests},

@@ -235,11 +235,7 @@ func (s *session) Erase(ctx context.Context, names []string) error {
 	if len(names) == 0 || !s.recorded {
 		return nil
 	}
-	quoted := make([]string, len(names))
-	for i, name := range names {
-		quoted[i] = quote(name)
-	}
-	if err := s.flight(ctx, s.use()+"DELETE FROM "+s.table+" WHERE name IN ("+strings.Join(quoted, ",")+")", nil); err != nil {
+	if err := s.flight(ctx, s.use()+"DELETE FROM "+s.table+" WHERE name IN ("+quoteAll(names)+")", nil); err != nil {
 		return fmt.Errorf("erase records: %w", err)
 	}
 	return nil

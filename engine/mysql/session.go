@@ -56,6 +56,7 @@ type session struct {
 var (
 	_ skein.Session         = (*session)(nil)
 	_ skein.TogetherApplier = (*session)(nil)
+	_ skein.KnexRecorder    = (*session)(nil)
 	_ skein.LockKeeper      = (*session)(nil)
 )
 

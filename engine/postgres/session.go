@@ -46,6 +46,7 @@ type session struct {
 var (
 	_ skein.Session         = (*session)(nil)
 	_ skein.TogetherApplier = (*session)(nil)
+	_ skein.KnexRecorder    = (*session)(nil)
 	_ skein.LockKeeper      = (*session)(nil)
 	_ skein.Terminator      = (*session)(nil)
 )
@@ -280,16 +281,12 @@ func (s *session) Erase(ctx context.Context, names []string) error {
 	if !s.locked {
 		return errNotLocked
 	}
-	quoted := make([]string, len(names))
-	for i, name := range names {
-		quoted[i] = quoteLiteral(name)
-	}
 	var m script
 	m.add(setup, "BEGIN")
 	s.prepare(&m)
 	s.createHistory(&m)
 	after := s.state.without(names...)
-	m.add(record, "DELETE FROM "+s.table()+" WHERE name IN ("+strings.Join(quoted, ", ")+")")
+	m.add(record, "DELETE FROM "+s.table()+" WHERE name IN ("+literals(names)+")")
 	s.keepFingerprint(&m, &after)
 	m.add(commit, "COMMIT")
 	if results, err := s.commit(ctx, &m, after); err != nil {

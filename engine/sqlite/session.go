@@ -42,6 +42,7 @@ type session struct {
 var (
 	_ skein.Session         = (*session)(nil)
 	_ skein.TogetherApplier = (*session)(nil)
+	_ skein.KnexRecorder    = (*session)(nil)
 	_ skein.LockKeeper      = (*session)(nil)
 )
 

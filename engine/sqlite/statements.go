@@ -11,6 +11,7 @@ type statements struct {
 	tables string // which of the three tables there are, as one row
 	parts  [3]string
 	clear  string // takes Knex's lock away
+	knex   knexStatements
 }
 
 // The tables of a history, in the order of statements.parts.
@@ -79,6 +80,7 @@ func newStatements(knex string) statements {
 			"SELECT 2, count(*) FILTER (WHERE is_locked <> 0) + (count(*) > 1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM " + identifier(lock),
 		},
 		clear: "DELETE FROM " + identifier(lock) + ` WHERE "index" > (SELECT min("index") FROM ` + identifier(lock) + "); UPDATE " + identifier(lock) + " SET is_locked = 0 WHERE is_locked <> 0",
+		knex:  newKnexStatements(knex),
 	}
 }
 

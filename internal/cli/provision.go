@@ -128,12 +128,13 @@ func (w *workspace) provisioning(ctx context.Context, name string) (*provisioner
 	}
 	p := &provisioner{w: w, server: name, admin: server.Target}
 	p.Provisioning = skein.NewProvisioning(engine, set, journal, skein.ProvisioningOptions{
-		Project:  w.project(),
-		Origin:   skein.Origin(w.cfg.Provisioning.From),
-		LockWait: w.cfg.Limits.LockWait,
-		Knex:     w.knexRunner(),
-		Timeout:  w.cfg.Limits.Timeout,
-		Stop:     w.app.stop,
+		Project:     w.project(),
+		Origin:      skein.Origin(w.cfg.Provisioning.From),
+		LockWait:    w.cfg.Limits.LockWait,
+		Knex:        w.knexRunner(),
+		KnexHistory: w.cfg.Migrations.KnexHistory,
+		Timeout:     w.cfg.Limits.Timeout,
+		Stop:        w.app.stop,
 		Began: func(t skein.Tenant, step skein.ProvisionStep) {
 			if w.app.verbose {
 				w.app.notef("%s: %s", t.Slug, step)

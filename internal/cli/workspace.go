@@ -184,7 +184,7 @@ func (w *workspace) fleet(set *skein.Set, listen skein.Listener) *skein.Fleet {
 
 func (w *workspace) fleetOn(engines []skein.Engine, set *skein.Set, listen skein.Listener) *skein.Fleet {
 	opts := w.fleetOptions()
-	opts.Knex, opts.Listener = w.knexRunner(), listen
+	opts.Knex, opts.KnexHistory, opts.Listener = w.knexRunner(), w.cfg.Migrations.KnexHistory, listen
 	return skein.NewFleet(engines, set, &opts)
 }
 

@@ -79,9 +79,11 @@ type Encryption struct {
 
 // Migrations says where the migrations are and what is let pass.
 type Migrations struct {
-	Dirs   []string
-	Table  string // Knex's
-	Policy skein.Policy
+	Dirs  []string
+	Table string // Knex's
+	// KnexHistory has SQL migrations recorded in Knex's table too.
+	KnexHistory bool
+	Policy      skein.Policy
 	// Extensions are those of Knex migrations, with the dot; empty: all that
 	// Knex knows.
 	Extensions []string
@@ -160,6 +162,7 @@ type file struct {
 	Migrations struct {
 		Dir        stringList `yaml:"dir"`
 		Table      string     `yaml:"table"`
+		History    string     `yaml:"history"`
 		Edited     string     `yaml:"edited"`
 		Missing    string     `yaml:"missing"`
 		OutOfOrder string     `yaml:"out_of_order"`
@@ -356,6 +359,7 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 		c.Migrations.Dirs = []string{filepath.FromSlash("migrations/tenant")}
 	}
 	c.Migrations.Table = text("SKEIN_MIGRATIONS_TABLE", f.Migrations.Table, skein.DefaultKnexTable)
+	c.Migrations.KnexHistory = choice("SKEIN_HISTORY", "migrations.history", f.Migrations.History, "skein", "knex") == "knex"
 	c.Migrations.Policy.Edited = skein.EditedPolicy(choice("SKEIN_EDITED", "migrations.edited", f.Migrations.Edited, "error", "warn", "ignore"))
 	c.Migrations.Policy.AllowMissing = choice("SKEIN_MISSING", "migrations.missing", f.Migrations.Missing, "error", "allow") == "allow"
 	c.Migrations.Policy.AllowOutOfOrder = choice("SKEIN_OUT_OF_ORDER", "migrations.out_of_order", f.Migrations.OutOfOrder, "error", "allow") == "allow"
