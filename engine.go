@@ -140,6 +140,10 @@ type Step struct {
 	// From is how many of the statements are left out because they have run
 	// before. It is 0 unless Began is set.
 	From int
+	// Fresh says that nothing has ever run in the tenant, where there is no data
+	// and each statement is quick: a session may send several in one message,
+	// even if what stops in the middle of it cannot say at which it stopped.
+	Fresh bool
 	// Last says that nothing but Unlock follows under the lock if the step
 	// succeeds. A session may give the lock back in the same round trip then.
 	Last bool

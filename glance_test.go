@@ -1153,7 +1153,7 @@ func TestFleetSeesWhatCannotBeReverted(t *testing.T) {
 			engine.bring(all, "1_a.sql", "2_b.sql", "3_c.sql")
 			of := func(i int) string { return all[i].Target.Database }
 			engine.bring(all[1:2], "1_a.sql", "2_b.sql")
-			engine.bring(all[2:3], "2_b.sql", "3_c.sql", "4_gone.sql") // which would be reverted last
+			engine.bring(all[2:3], "2_b.sql", "3_c.sql", "4_gone.sql") // which would be reverted first
 			engine.change[of(3)] = func(h *skein.History) { h.Records[2].Checksum = "another" }
 			engine.change[of(4)] = func(h *skein.History) { h.Records[2].State = skein.Reverting }
 			engine.change[of(5)] = func(h *skein.History) { h.KnexLocked = true }
@@ -1173,9 +1173,9 @@ func TestFleetSeesWhatCannotBeReverted(t *testing.T) {
 				reasons [6]skein.Reason // of the first six
 				plans   [2]string       // of the first two
 			}{
-				{skein.PlanOptions{Steps: 1}, [6]skein.Reason{"", "", "", skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql", "2_b.sql"}},
+				{skein.PlanOptions{Steps: 1}, [6]skein.Reason{"", "", skein.ReasonMissing, skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql", "2_b.sql"}},
 				{skein.PlanOptions{To: "1"}, [6]skein.Reason{"", "", skein.ReasonMissing, skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql 2_b.sql", "2_b.sql"}},
-				{skein.PlanOptions{Steps: 2}, [6]skein.Reason{"", skein.ReasonNoDown, "", skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql 2_b.sql", ""}},
+				{skein.PlanOptions{Steps: 2}, [6]skein.Reason{"", skein.ReasonNoDown, skein.ReasonMissing, skein.ReasonEdited, skein.ReasonPartial, skein.ReasonKnexLocked}, [2]string{"3_c.sql 2_b.sql", ""}},
 				{skein.PlanOptions{}, [6]skein.Reason{skein.ReasonNoDown, skein.ReasonNoDown, skein.ReasonMissing, skein.ReasonNoDown, skein.ReasonPartial, skein.ReasonNoDown}, [2]string{}},
 			} {
 				r := engine.revertible(t, all, test.opts)

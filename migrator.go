@@ -321,7 +321,8 @@ const mostTogether = 16
 // fresh tenant takes is quick, as there is no data, and most of it is waiting.
 func (m *Migrator) stepsFrom(plan Plan, i int, history History) []Step {
 	most := 1
-	if plan.Direction == Up && len(history.Records) == 0 && m.timeout <= 0 {
+	fresh := plan.Direction == Up && len(history.Records) == 0 && m.timeout <= 0
+	if fresh {
 		most = mostTogether
 	}
 	var steps []Step
@@ -330,7 +331,7 @@ func (m *Migrator) stepsFrom(plan Plan, i int, history History) []Step {
 		steps = append(steps, Step{
 			Migration: migration, Direction: plan.Direction, Batch: plan.Batch,
 			Statements: m.sections[migration.Section(plan.Direction)], Began: plan.Began, From: plan.From,
-			Last: i == len(plan.Steps)-1 && !m.knexHistory, // which is written behind it
+			Fresh: fresh, Last: i == len(plan.Steps)-1 && !m.knexHistory, // which is written behind it
 		})
 	}
 	return steps

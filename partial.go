@@ -193,7 +193,11 @@ func quoteWord(word string) string {
 // refuse is the refusal of a tenant in which a migration stopped.
 func (s Stop) refuse(slug string, names []string) *RefusedError {
 	ways := s.Ways()
-	hint := fmt.Sprintf("put it right, then: skein migrate %s %s, which %s", quoteWord(slug), ways[0].Flag, ways[0].Does)
+	hint := ""
+	if s.Changed > 0 {
+		hint = fmt.Sprintf("statement %d has run here, and is another in the file now: undo that edit to go on with statement %d; or ", s.Changed, s.Index)
+	}
+	hint += fmt.Sprintf("put it right, then: skein migrate %s %s, which %s", quoteWord(slug), ways[0].Flag, ways[0].Does)
 	for _, w := range ways[1:] {
 		hint += fmt.Sprintf("; %s %s", w.Flag, w.Does)
 	}

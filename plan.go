@@ -123,11 +123,25 @@ func (s *Set) newer(name string) bool {
 		if i < len(s.all)-1 && s.all[i+1].Group == m.Group {
 			continue
 		}
-		if cmp.Or(compareDigits(leadingDigits(name), leadingDigits(m.Name)), strings.Compare(name, m.Name)) <= 0 {
+		if compareNames(name, m.Name) <= 0 {
 			return false
 		}
 	}
 	return true
+}
+
+// after is the place of the first migration that would come after one of a name
+// that the set does not have.
+func (s *Set) after(name string) int {
+	i := slices.IndexFunc(s.all, func(m *Migration) bool { return compareNames(m.Name, name) > 0 })
+	if i < 0 {
+		return len(s.all)
+	}
+	return i
+}
+
+func compareNames(a, b string) int {
+	return cmp.Or(compareDigits(leadingDigits(a), leadingDigits(b)), strings.Compare(a, b))
 }
 
 func leadingDigits(name string) string {
@@ -370,15 +384,19 @@ func planDown(set *Set, history History, standing Standing, opts PlanOptions) (P
 	// decides, since Knex's ids and Skein's cannot be compared.
 	type entry struct {
 		Record
-		file int // place in the set, -1 without a file
+		file  int // place in the set, -1 without a file
+		place int // twice that, and between the two where the file would be
 	}
 	entries := make([]entry, len(history.Records))
 	for i, r := range history.Records {
 		_, at := set.Find(r.Name)
-		entries[i] = entry{r, at}
+		entries[i] = entry{r, at, 2 * at}
+		if at < 0 {
+			entries[i].place = 2*set.after(r.Name) - 1
+		}
 	}
 	slices.SortStableFunc(entries, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(b.Batch, a.Batch), cmp.Compare(b.file, a.file))
+		return cmp.Or(cmp.Compare(b.Batch, a.Batch), cmp.Compare(b.place, a.place))
 	})
 
 	switch {
@@ -387,9 +405,7 @@ func planDown(set *Set, history History, standing Standing, opts PlanOptions) (P
 		if err != nil {
 			return Plan{}, &RefusedError{Reason: ReasonUnknownName, Msg: err.Error()}
 		}
-		entries = slices.DeleteFunc(entries, func(e entry) bool {
-			return e.file <= last && (e.file >= 0 || !set.newer(e.Name))
-		})
+		entries = slices.DeleteFunc(entries, func(e entry) bool { return e.place <= 2*last })
 	case opts.Everything:
 	case opts.Steps > 0:
 	default:

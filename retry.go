@@ -133,8 +133,12 @@ func (m *Migrator) settle(ctx context.Context, session Session, t *task, opts Pl
 		i := slices.IndexFunc(history.Records, func(r Record) bool { return r.Name == step.Name })
 		if i >= 0 && history.Records[i].Partial() && !t.plan.RecordOnly {
 			t.final = true
-			if _, ok := errors.AsType[*StatementError](doubt); !ok {
+			broken, ok := errors.AsType[*StatementError](doubt)
+			switch {
+			case !ok:
 				_, doubt = MakePlan(m.set, history, opts) // which refuses to go on
+			case broken.Index == 0:
+				doubt = m.located(broken, history.Records[i], step)
 			}
 			return history, done, doubt
 		}
@@ -150,4 +154,17 @@ func (m *Migrator) settle(ctx context.Context, session Session, t *task, opts Pl
 		listen(Event{Type: MigrationEnded, Time: time.Now(), Tenant: t.tenant, Migration: step, Direction: d.Direction, Duration: d.Duration})
 	}
 	return history, done, nil
+}
+
+// located is the error of a migration of several statements that were under way
+// when the connection was lost, with the one at which its record says that it
+// stopped.
+func (m *Migrator) located(broken *StatementError, r Record, migration *Migration) error {
+	stop := findStop(r, migration, m.Statements)
+	if stop.Index < 1 || stop.Index > stop.Total {
+		return broken
+	}
+	known := *broken
+	known.Index, known.Total, known.Line, known.Statement = stop.Index, stop.Total, stop.Line, stop.Statement
+	return &known
 }

@@ -198,5 +198,30 @@ func (s *Store) refuseUnsettled(ctx context.Context, doing string, ids []string)
 	return nil
 }
 
+// Provisioned are the slugs of those of the tenants, named by slug or id, whose
+// databases Skein made, sorted.
+func (s *Store) Provisioned(ctx context.Context, words []string) ([]string, error) {
+	ids, err := s.lookUp(ctx, words)
+	if err != nil || !s.table.own {
+		return nil, err
+	}
+	var slugs []string
+	for part := range slices.Chunk(ids, maxListed) {
+		q := s.db.newQuery("SELECT t.slug FROM " + ownTenants + " t JOIN " + ownProvisioning + " p ON p.tenant_id = t.id WHERE t.id IN ")
+		q.in(part)
+		err := q.each(ctx, s.db, func(rows *sql.Rows) error {
+			var slug string
+			err := rows.Scan(&slug)
+			slugs = append(slugs, slug)
+			return err
+		})
+		if err != nil {
+			return nil, s.db.fail("read the records of provisioning", err)
+		}
+	}
+	slices.Sort(slugs)
+	return slugs, nil
+}
+
 // Seals says whether there is a key to encrypt passwords with.
 func (s *Store) Seals() bool { return s.keyring != nil }

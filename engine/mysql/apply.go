@@ -25,20 +25,6 @@ const sentAlong = ";SET @skein_ran="
 // Apply runs a step. If it is made of data changes alone it is one transaction
 // with its record; otherwise it goes statement by statement.
 func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult, error) {
-	return s.apply(ctx, step, false)
-}
-
-// ApplyTogether applies the first of the steps, its statements in as few flights
-// as they fit into: there is no transaction that it could share with others.
-func (s *session) ApplyTogether(ctx context.Context, steps []skein.Step) ([]skein.StepResult, error) {
-	result, err := s.apply(ctx, steps[0], true)
-	if err != nil {
-		return nil, err
-	}
-	return []skein.StepResult{result}, nil
-}
-
-func (s *session) apply(ctx context.Context, step skein.Step, together bool) (skein.StepResult, error) {
 	start := time.Now()
 	s.used = true
 	var own skein.Timeouts
@@ -52,7 +38,7 @@ func (s *session) apply(ctx context.Context, step skein.Step, together bool) (sk
 	if transactional(step) {
 		err = s.transaction(ctx, step)
 	} else {
-		err = stepwise.Run(ctx, step, &runner{session: s, step: step, noted: -1, together: together})
+		err = stepwise.Run(ctx, step, &runner{session: s, step: step, noted: -1})
 	}
 	return skein.StepResult{Duration: time.Since(start)}, err
 }
@@ -77,14 +63,16 @@ func transactional(step skein.Step) bool {
 // The servers end a flight at its first error, and do not say which statement it
 // is of: variables do, of how many have run, and for how many of those what
 // comes after has run too. Both are -1 where that is not known, since the answer
-// was lost. What is wrong with before is a *stepwise.NotBegunError.
+// was lost. A flight of which nothing ran, or not even all of before, is a
+// *stepwise.NotBegunError if there is a before.
 func (s *session) run(ctx context.Context, step skein.Step, from, to int, before string, after func(done int) string) (ran, noted int, err error) {
+	// A flight that is refused as a whole leaves the variables as the last one set
+	// them: each has a number.
+	s.flights++
+	id := strconv.Itoa(s.flights)
 	var b strings.Builder
 	parts := make([]string, 0, 3)
-	if before != "" {
-		b.WriteString("SET @skein_ran=-1,@skein_noted=-1;" + before)
-	}
-	fmt.Fprintf(&b, "SET @skein_ran=%d,@skein_noted=%d", from, from)
+	fmt.Fprintf(&b, "SET @skein_flight=%s,@skein_ran=-1,@skein_noted=-1;%sSET @skein_ran=%d,@skein_noted=%d", id, before, from, from)
 	for i := from; i < to; i++ {
 		if i > from {
 			fmt.Fprintf(&b, "SET @skein_noted=%d", i)
@@ -109,18 +97,25 @@ func (s *session) run(ctx context.Context, step skein.Step, from, to int, before
 	if err == nil {
 		return to, to, nil
 	}
-	ran, noted = -1, -1
-	if skein.ErrorClass(err) != skein.ConnectionLost && ctx.Err() == nil {
-		lookup := s.flight(ctx, "SELECT @skein_ran,@skein_noted", func(_ []string, row []driver.Value) {
-			if row != nil {
-				ran, noted = int(number(row[0])), int(number(row[1]))
-			}
-		})
-		if lookup == nil && ran < 0 {
-			err = &stepwise.NotBegunError{Err: err}
-		}
+	if skein.ErrorClass(err) == skein.ConnectionLost || ctx.Err() != nil {
+		return -1, -1, err
 	}
-	return ran, noted, err
+	ran, noted = -1, -1
+	begun := false
+	lookup := s.flight(ctx, "SELECT @skein_flight="+id+",@skein_ran,@skein_noted", func(_ []string, row []driver.Value) {
+		if row != nil {
+			begun, ran, noted = text(row[0]) == "1", int(number(row[1])), int(number(row[2]))
+		}
+	})
+	switch {
+	case lookup != nil:
+		return -1, -1, err
+	case begun && ran >= 0:
+		return ran, noted, err
+	case before != "":
+		err = &stepwise.NotBegunError{Err: err}
+	}
+	return from, from, err
 }
 
 // standsAlone says whether a statement has to be a flight of its own: what is in
@@ -135,15 +130,18 @@ const mostInFlight = 64 << 10
 // inFlight is the statement before which a flight ends that begins with statement
 // i. Only statements share one that make, change and fill what belongs to a
 // tenant, and leave the session as it is.
-func inFlight(step skein.Step, i int) int {
-	size, end := 0, i
+func (r *runner) inFlight(i int) int {
+	step, size, end := r.step, 0, i
+	if !step.Fresh {
+		return i + 1
+	}
 	for ; end < len(step.Statements); end++ {
 		text := step.Statements[end].Text
 		h := words(text, 1)
 		if standsAlone(text) || len(h.list) == 0 || !slices.Contains([]string{"CREATE", "ALTER", "DROP", "INSERT", "UPDATE", "DELETE", "REPLACE"}, h.list[0]) {
 			break
 		}
-		if size += len(text); size > mostInFlight {
+		if size += len(text) + len(r.note(end+1)) + len(sentAlong) + len("SET @skein_noted=") + 16; size > mostInFlight {
 			break
 		}
 	}
@@ -189,6 +187,9 @@ func (s *session) transaction(ctx context.Context, step skein.Step) error {
 		before = ""
 		if err == nil {
 			continue
+		}
+		if refused, ok := errors.AsType[*stepwise.NotBegunError](err); ok {
+			err = refused.Err
 		}
 		stayed := s.undo(ctx)
 		if ran > i && !stayed {
@@ -265,16 +266,15 @@ type runner struct {
 	noted int
 	// failed is the statement's own error, with which Exec failed last.
 	failed *skein.DatabaseError
-	// together says that several statements may be one flight, and unsent is what
-	// is then left to be sent with the first.
-	together bool
-	unsent   string
+	// unsent is what is to be sent with the first statements, as it records that
+	// the step begins.
+	unsent string
 }
 
 func (r *runner) Begin(ctx context.Context) error {
-	if r.together && r.step.From < len(r.step.Statements) {
+	if r.inFlight(r.step.From) > r.step.From+1 {
 		r.unsent = r.create() + r.begin(r.step, r.step.From) + ";"
-		return nil
+		return ctx.Err()
 	}
 	err := r.flight(ctx, r.create()+r.begin(r.step, r.step.From), nil)
 	if err == nil {
@@ -284,28 +284,24 @@ func (r *runner) Begin(ctx context.Context) error {
 }
 
 func (r *runner) Exec(ctx context.Context, i int) (int, error) {
-	end := i + 1
-	if r.together {
-		end = inFlight(r.step, i)
-	}
-	first := r.unsent
+	end, first := r.inFlight(i), r.unsent
 	r.unsent = ""
 	ran, noted, err := r.run(ctx, r.step, i, end, first, r.note)
-	if err == nil || noted >= 0 {
+	if _, not := errors.AsType[*stepwise.NotBegunError](err); not {
+		r.undo(ctx)
+		_ = r.TakeBack(ctx) // what may have been written before something kept it from going on
+		return 0, err
+	}
+	if noted >= 0 {
 		r.recorded, r.noted = true, noted
 	}
 	switch {
-	case err == nil:
-		return ran, nil
-	case ran > noted:
-		return ran, nil // it is noted once more, by itself
+	case err == nil, ran > noted:
+		return ran, nil // what was not noted is noted once more, by itself
 	case ran < 0 && end == i+1:
 		ran = i // the only one that it can be
 	}
 	r.undo(ctx)
-	if _, not := errors.AsType[*stepwise.NotBegunError](err); not {
-		return 0, err
-	}
 	r.failed, _ = errors.AsType[*skein.DatabaseError](err)
 	return ran, fail(r.step, ran, err)
 }

@@ -1,9 +1,11 @@
 package mysql
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -240,16 +242,10 @@ func testApplyFails(t *testing.T, how string, together bool) {
 }
 
 // applyStep applies a step as in a tenant of any kind, or as in a fresh one.
-func applyStep(t *testing.T, s *session, work skein.Step, together bool) error {
+func applyStep(t *testing.T, s *session, work skein.Step, fresh bool) error {
 	t.Helper()
-	if !together {
-		_, err := s.Apply(t.Context(), work)
-		return err
-	}
-	results, err := s.ApplyTogether(t.Context(), []skein.Step{work, work})
-	if want := 1; err == nil && len(results) != want {
-		t.Errorf("%d results, want %d", len(results), want)
-	}
+	work.Fresh = fresh
+	_, err := s.Apply(t.Context(), work)
 	return err
 }
 
@@ -336,8 +332,8 @@ func TestApplyOddStatements(t *testing.T) {
 	}
 }
 
-// TestApplyTogether sends the statements of a migration in few flights.
-func TestApplyTogether(t *testing.T) {
+// TestApplyFresh sends the statements of a migration in few flights.
+func TestApplyFresh(t *testing.T) {
 	target := newTarget(t)
 	var f flights
 	e := f.count(New(skein.SessionOptions{}))
@@ -354,9 +350,10 @@ func TestApplyTogether(t *testing.T) {
 	}{
 		{"1.sql", "CREATE TABLE a (id int) -- of a\n; CREATE TABLE b (id int); INSERT INTO a VALUES (1), (2); ALTER TABLE a ADD x int # of x", 1},
 		{"2.sql", "CREATE TABLE c (id int); CREATE PROCEDURE p() BEGIN INSERT INTO c VALUES (1); INSERT INTO c VALUES (2); END; DROP TABLE b", 1},
-		{"3.sql", "CREATE TABLE d (id int); CALL p(); INSERT INTO d VALUES (1); INSERT INTO d VALUES (2)", 3},
-		{"4.sql", "CREATE TABLE e (id int); /*!50000 CREATE TABLE f (id int) */; CREATE TABLE g (id int); DROP TABLE e", 5},
+		{"3.sql", "CREATE TABLE d (id int); CALL p(); INSERT INTO d VALUES (1); INSERT INTO d VALUES (2)", 4},
+		{"4.sql", "CREATE TABLE e (id int); /*!50000 CREATE TABLE f (id int) */; CREATE TABLE g (id int); DROP TABLE e", 6},
 		{"5.sql", strings.Join(many, ";\n"), 2},
+		{"5b.sql", "CREATE TABLE huge (t mediumtext); INSERT INTO huge VALUES ('" + strings.Repeat("y", 70000) + "'); DROP TABLE huge", 4},
 		{"6.sql", "", 1},
 	} {
 		f.since()
@@ -368,7 +365,7 @@ func TestApplyTogether(t *testing.T) {
 			t.Errorf("%s took %d flights, want %d", test.name, n, test.flights)
 		}
 	}
-	want := []string{"1.sql applied 4/4", "2.sql applied 3/3", "3.sql applied 4/4", "4.sql applied 4/4", "5.sql applied 100/100", "6.sql applied 0/0"}
+	want := []string{"1.sql applied 4/4", "2.sql applied 3/3", "3.sql applied 4/4", "4.sql applied 4/4", "5.sql applied 100/100", "5b.sql applied 3/3", "6.sql applied 0/0"}
 	if diff := cmp.Diff(want, records(t, e, target)); diff != "" {
 		t.Errorf("records (-want +got):\n%s", diff)
 	}
@@ -382,7 +379,7 @@ func TestApplyTogether(t *testing.T) {
 }
 
 // A record that is refused keeps the first statement from running.
-func TestApplyTogetherNotBegun(t *testing.T) {
+func TestApplyFreshNotBegun(t *testing.T) {
 	target := newTarget(t)
 	dbtest.MySQL(t).Exec(t, target.Database, "CREATE TABLE skein_migrations (name varchar(255) PRIMARY KEY)")
 	e := New(skein.SessionOptions{})
@@ -396,9 +393,84 @@ func TestApplyTogetherNotBegun(t *testing.T) {
 	}
 }
 
+// A refusing connection answers messages that have a text in them with an error,
+// as a firewall for queries does, and does not pass them on.
+type refusing struct {
+	net.Conn
+	text   string
+	answer []byte
+}
+
+func (c *refusing) Write(b []byte) (int, error) {
+	if c.text == "" || !bytes.Contains(b, []byte(c.text)) {
+		return c.Conn.Write(b)
+	}
+	const said = "\xff\x98\x04#42000refused"
+	c.answer = append([]byte{byte(len(said)), 0, 0, 1}, said...)
+	return len(b), nil
+}
+
+func (c *refusing) Read(b []byte) (int, error) {
+	if len(c.answer) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.answer)
+	c.answer = c.answer[n:]
+	return n, nil
+}
+
+// What is refused as a whole has not run, whatever ran before it.
+func TestApplyRefused(t *testing.T) {
+	for _, fresh := range []bool{false, true} {
+		for text, want := range map[string]struct {
+			index   int
+			partial bool
+			records []string
+		}{
+			"CREATE TABLE d": {1, false, []string{"1.sql applied 3/3"}},
+			"INSERT INTO e":  {3, true, []string{"1.sql applied 3/3", "2.sql applying 2/4"}},
+		} {
+			t.Run(fmt.Sprint(fresh, " ", text), func(t *testing.T) {
+				target := newTarget(t)
+				e := New(skein.SessionOptions{})
+				var wire *refusing
+				dial := e.dial
+				e.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+					conn, err := dial(ctx, network, address)
+					wire = &refusing{Conn: conn}
+					return wire, err
+				}
+				s := open(t, e, target)
+				lock(t, s)
+				if err := applyStep(t, s, step(t, e, migration("1.sql", "CREATE TABLE a (id int); CREATE TABLE b (id int); CREATE TABLE c (id int)", ""), skein.Up), fresh); err != nil {
+					t.Fatal(err)
+				}
+				wire.text = text
+				err := applyStep(t, s, step(t, e, migration("2.sql", "CREATE TABLE d (id int); CREATE TABLE e (id int); INSERT INTO e VALUES (1); DROP TABLE a", ""), skein.Up), fresh)
+				if err == nil || !strings.Contains(err.Error(), "refused") {
+					t.Fatalf("the error is %v", err)
+				}
+				broken, ok := errors.AsType[*skein.StatementError](err)
+				switch {
+				case fresh: // all of it was one message
+					if want.records = want.records[:1]; ok {
+						t.Errorf("the error names a statement: %v", err)
+					}
+				case !ok || broken.Index != want.index || broken.Partial != want.partial:
+					t.Errorf("the error is %v, want it to be of statement %d, partial: %t", err, want.index, want.partial)
+				}
+				wire.text = ""
+				if diff := cmp.Diff(want.records, records(t, e, target)); diff != "" {
+					t.Errorf("records (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
 // What is cancelled, or loses its connection, while several statements are
 // under way names none of them; the record says how far they came.
-func TestApplyTogetherCancelled(t *testing.T) {
+func TestApplyFreshCancelled(t *testing.T) {
 	target := newTarget(t)
 	e := New(skein.SessionOptions{})
 	s := open(t, e, target)
@@ -406,7 +478,8 @@ func TestApplyTogetherCancelled(t *testing.T) {
 	work := step(t, e, migration("1.sql", "CREATE TABLE a (id int); INSERT INTO a SELECT BENCHMARK(1000000000000, SHA2('x', 512)); CREATE TABLE c (id int)", ""), skein.Up)
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(300*time.Millisecond, cancel)
-	_, err := s.ApplyTogether(ctx, []skein.Step{work})
+	work.Fresh = true
+	_, err := s.Apply(ctx, work)
 	broken, ok := errors.AsType[*skein.StatementError](err)
 	if !ok || !errors.Is(err, context.Canceled) || !broken.Partial || broken.Exact || broken.Index != 0 || broken.Statement != "" {
 		t.Errorf("the error is %+v", err)

@@ -48,6 +48,8 @@ type session struct {
 	recorded bool
 	// bounded says that the timeouts may be those of a migration.
 	bounded bool
+	// flights counts those that statements of migrations were sent in.
+	flights int
 	// used says that something was applied, which may have changed any of the
 	// session's settings.
 	used bool
@@ -55,7 +57,6 @@ type session struct {
 
 var (
 	_ skein.Session         = (*session)(nil)
-	_ skein.TogetherApplier = (*session)(nil)
 	_ skein.KnexRecorder    = (*session)(nil)
 	_ skein.LockKeeper      = (*session)(nil)
 )

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"hash/fnv"
 	"os"
 	"strings"
@@ -555,14 +556,19 @@ func (a *administrator) Backup(ctx context.Context, site skein.Site, file string
 	if site.Target.Schema != "" {
 		args = append(args, "--schema="+quoteIdent(site.Target.Schema))
 	}
-	if _, err := os.Lstat(file); err == nil {
-		return fmt.Errorf("the file %s exists already", file)
-	}
 	dump, err := command(ctx, "pg_dump", from, args...)
 	if err != nil {
 		return err
 	}
-	if err := dump.run(); err != nil {
+	// pg_dump would make a file that everyone may read.
+	out, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("the file %s exists already", file)
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(out.Close(), dump.run()); err != nil {
 		return errors.Join(err, os.RemoveAll(file))
 	}
 	return nil

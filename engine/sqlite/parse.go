@@ -54,15 +54,15 @@ func (e *Engine) Parse(section *skein.Section) ([]skein.Statement, error) {
 }
 
 // lasting matches statements whose effect is on the session and outlasts the
-// migration.
-var lasting = regexp.MustCompile(`(?i)^(pragma|attach|create\s+temp)`)
+// migration. Temporary objects have more ways to be made: see session.temporary.
+var lasting = regexp.MustCompile(`(?is)^(?:\s|--[^\n]*\n|/\*.*?\*/)*(pragma|attach|create\s+temp)`)
 
 // bare matches statements that begin or end a transaction, or that fail or do
 // nothing inside one.
 var bare = regexp.MustCompile(`(?i)^(begin|commit|end|rollback|savepoint|release|pragma|attach|detach|vacuum)\b`)
 
 // leavesTraces says whether a step may leave something in the session: settings,
-// attached files, temporary tables.
+// attached files, temporary objects that are called so.
 func leavesTraces(step skein.Step) bool {
 	for _, s := range step.Statements {
 		if lasting.MatchString(s.Text) {

@@ -259,6 +259,7 @@ func (s *session) Apply(ctx context.Context, step skein.Step) (skein.StepResult,
 	} else {
 		err = s.applyWhole(ctx, step, start)
 	}
+	s.used = s.used || s.temporary(ctx)
 	return skein.StepResult{Duration: time.Since(start)}, err
 }
 
@@ -333,6 +334,9 @@ func (s *session) applyShared(ctx context.Context, steps []skein.Step) ([]skein.
 			if err := s.inTransaction(ctx, step, start); err != nil {
 				return err
 			}
+			if s.temporary(ctx) {
+				return errTemporary
+			}
 			if results = append(results, skein.StepResult{Duration: time.Since(start)}); time.Since(begin) > shared {
 				break
 			}
@@ -340,6 +344,21 @@ func (s *session) applyShared(ctx context.Context, steps []skein.Step) ([]skein.
 		return nil
 	})
 	return results, err
+}
+
+// errTemporary is why steps do not share a transaction: one of them leaves what
+// the next would find.
+var errTemporary = errors.New("there are temporary objects")
+
+// temporary says whether the session has temporary objects, or may have, as that
+// cannot be told.
+func (s *session) temporary(ctx context.Context) bool {
+	some := true
+	err := s.query(ctx, "SELECT count(*) FROM temp.sqlite_master", 1, func(row []driver.Value) error {
+		some = integer(row[0]) > 0
+		return nil
+	})
+	return some || err != nil
 }
 
 // shared is how long steps may share a transaction: whoever asks a run to stop, or

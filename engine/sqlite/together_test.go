@@ -187,3 +187,24 @@ func TestApplyTogetherCancelled(t *testing.T) {
 		t.Error("nothing was stopped before its end")
 	}
 }
+
+// A temporary table does not hide another from the next migration, however it
+// was made.
+func TestTemporaryObjectsEnd(t *testing.T) {
+	for name, sql := range map[string]string{
+		"by its schema":    "CREATE TABLE temp.users (id integer)",
+		"after a comment":  "-- of the import\nCREATE TEMP TABLE users (id integer)",
+		"within a comment": "CREATE /* for now */ TEMPORARY TABLE users (id integer)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, session, db := locked(t)
+			work := stepsOf(t, e, migration("1.sql", "CREATE TABLE users (id integer)"), migration("2.sql", sql), migration("3.sql", "INSERT INTO users VALUES (1)"))
+			if _, left, err := together(t.Context(), session, work); err != nil {
+				t.Fatalf("%s: %v", left[0].Migration.Name, err)
+			}
+			if got := query(t, db, "SELECT count(*) FROM users")[0][0]; got != "1" {
+				t.Errorf("%s rows are in the table, want 1", got)
+			}
+		})
+	}
+}

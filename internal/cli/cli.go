@@ -30,13 +30,15 @@ const (
 	exitUsage       = 2 // usage, configuration, key or central database
 	exitInterrupted = 130
 	exitTerminated  = 143
+	exitHungUp      = 129
+	exitPipe        = 141 // nobody reads the output of a command that only looks
 )
 
 const exitCodesHelp = `Exit codes:
   0    done, or nothing to do
   1    some tenants failed, or a check found something
   2    usage, settings, key or central database
-  130  interrupted (143: terminated) after what had begun was ended`
+  130  interrupted (143: terminated, 129: hung up) after what had begun was ended`
 
 // A System is what the command line is connected to.
 type System struct {
@@ -83,6 +85,7 @@ type app struct {
 	// working is set while tenants are worked on, which is what the first
 	// signal lets end. Everything else it ends at once.
 	working atomic.Bool
+	worked  bool // working was set
 	// abandoned is set by the second signal: what has begun is left.
 	abandoned atomic.Bool
 }
@@ -95,8 +98,11 @@ func Run(args []string, system System) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
+	// Whoever reads the output may go away in the middle of a run: that is told
+	// at its end, and stops no migration.
+	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	ended := make(chan struct{})
 	defer func() {
 		signal.Stop(signals)
@@ -121,7 +127,7 @@ func Run(args []string, system System) int {
 		// that take long, a third signal is the system's to deal with.
 		a.abandoned.Store(true)
 		cancel()
-		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		signal.Reset(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	}()
 
 	a.setTerminal()
@@ -132,6 +138,9 @@ func Run(args []string, system System) int {
 	root.SetErr(a.Err)
 	cmd, err := root.ExecuteContextC(ctx)
 	code := a.exitCode(cmd, err)
+	if errors.Is(out.err, syscall.EPIPE) && !a.worked {
+		return exitPipe
+	}
 	if out.err != nil && code != exitOK && errors.Is(err, out.err) {
 		return code // told already
 	}
@@ -167,6 +176,7 @@ func (a *app) stdin() io.Reader {
 // has begun end.
 func (a *app) work(f func() (skein.Summary, error)) (skein.Summary, error) {
 	a.working.Store(true)
+	a.worked = true
 	defer a.working.Store(false)
 	sum, err := f()
 	sum.Interrupted = sum.Interrupted || a.abandoned.Load()
@@ -222,8 +232,13 @@ var errInterrupted = errors.New("interrupted")
 
 func (a *app) exitCode(cmd *cobra.Command, err error) int {
 	interrupted := exitInterrupted
-	if a.interrupted() && a.signal == syscall.SIGTERM {
-		interrupted = exitTerminated
+	if a.interrupted() {
+		switch a.signal {
+		case syscall.SIGTERM:
+			interrupted = exitTerminated
+		case syscall.SIGHUP:
+			interrupted = exitHungUp
+		}
 	}
 	switch {
 	case err == nil:

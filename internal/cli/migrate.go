@@ -147,7 +147,7 @@ func (m *migrateRun) run(cmd *cobra.Command, words []string) error {
 		return err
 	}
 	var err error
-	if m.opts.Settle, err = m.settle.settlement(m); err != nil {
+	if m.opts.Settle, err = m.settle.settlement(m, words); err != nil {
 		return err
 	}
 	w, filter, err := m.app.choose(ctx, &m.sel, words, &m.limits)

@@ -246,13 +246,13 @@ func (r *textReport) note(e skein.Event) string {
 				r.alike[why]++
 			}
 			told := r.alike[why]
+			if told == maxAlike+1 {
+				return "  " + term.OnErr(ui.Dim, "others that fail for the same reason are told at the end")
+			}
 			if told > maxAlike {
-				return "" // the end tells them together
+				return ""
 			}
 			line := fmt.Sprintf("%s %s  %s", term.OnErr(ui.Red, "✗"), term.OnErr(ui.Bold, slug), ui.Printable(why))
-			if told == maxAlike {
-				line += "\n  " + term.OnErr(ui.Dim, "others that fail for the same reason are told at the end")
-			}
 			return line
 		}
 		r.ok++

@@ -26,7 +26,7 @@ func (s *settleFlags) register(cmd *cobra.Command) {
 }
 
 // settlement is what the flags say, empty if none is given.
-func (s *settleFlags) settlement(m *migrateRun) (skein.Settlement, error) {
+func (s *settleFlags) settlement(m *migrateRun, words []string) (skein.Settlement, error) {
 	var given []string
 	var settle skein.Settlement
 	for _, f := range []struct {
@@ -51,7 +51,7 @@ func (s *settleFlags) settlement(m *migrateRun) (skein.Settlement, error) {
 		return "", fmt.Errorf("%s and %s contradict each other: give one of them", given[0], given[1])
 	case m.opts.To != "" || m.opts.Steps > 0 || m.opts.Baseline != "":
 		return "", fmt.Errorf("%s settles the migration that stopped, and runs no other: leave --to, --steps and --baseline out", given[0])
-	case settle != skein.Continue && (m.sel.all || len(m.sel.where) > 0):
+	case settle != skein.Continue && (m.sel.all || len(m.sel.where)+len(m.sel.only) > 0 || slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, "*") })):
 		return "", fmt.Errorf("%s is for tenants that somebody has looked at: name them", given[0])
 	}
 	return settle, nil
@@ -98,7 +98,7 @@ func (a *app) printStop(slug string, stop skein.Stop, leftovers []skein.Leftover
 		fmt.Fprintf(a.Out, "    %s\n", a.term.OnOut(ui.Dim, line))
 	}
 	if stop.Changed > 0 {
-		fmt.Fprintf(a.Out, "  Its statement %d has run here, and is another in the file now.\n", stop.Changed)
+		fmt.Fprintf(a.Out, "  Its statement %d has run here, and is another in the file now. Undo that edit to go on with statement %d (--continue).\n", stop.Changed, stop.Index)
 	}
 	for _, l := range leftovers {
 		fmt.Fprintf(a.Out, "  %s; remove it with:\n    %s\n", ui.Printable(strings.ToUpper(l.What[:1])+l.What[1:]), ui.Printable(l.Remove))

@@ -629,8 +629,8 @@ func (a *app) tenantsRemoveCommand() *cobra.Command {
 				return err
 			}
 			defer w.close()
-			if len(args) > 1 && !yes {
-				if err := a.confirm(ctx, fmt.Sprintf("Forget %s?", ui.Plural(len(args), "tenant")), "--yes"); err != nil {
+			if !yes {
+				if err := a.askToForget(ctx, w, args); err != nil {
 					return err
 				}
 			}
@@ -644,8 +644,23 @@ func (a *app) tenantsRemoveCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before more than one tenant is forgotten")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before more than one tenant, or one that Skein made a database for, is forgotten")
 	return cmd
+}
+
+// askToForget asks before several tenants are forgotten, or one whose database
+// nobody could take away with Skein any more.
+func (a *app) askToForget(ctx context.Context, w *workspace, words []string) error {
+	ours, err := w.store.Provisioned(ctx, words)
+	if err != nil || len(words) == 1 && len(ours) == 0 {
+		return err
+	}
+	question := fmt.Sprintf("Forget %s?", ui.Plural(len(words), "tenant"))
+	if len(ours) > 0 {
+		question = fmt.Sprintf("Skein made the database and the role of %s. They stay, with what is in them; skein deprovision takes them away. Forget %s all the same?",
+			ui.Printable(ui.Names(ours, sampleSize, len(ours))), ui.Plural(len(words), "tenant"))
+	}
+	return a.confirm(ctx, question, "--yes")
 }
 
 func (a *app) tenantsCheckCommand() *cobra.Command {

@@ -82,6 +82,9 @@ func Run(ctx context.Context, step skein.Step, r Runner) error {
 		if err != nil {
 			return failed(ctx, step, r, ran, err, ran >= 0 && r.NothingStayed(ran, err))
 		}
+		if ran <= i {
+			return failed(ctx, step, r, i, errors.New("the statement did not run, and the server named no error"), false)
+		}
 		i = ran
 		if err := record(ctx, r, ran, total); err != nil {
 			e := Fail(step, ran-1, fmt.Errorf("the statement has run, but that could not be recorded: %w", err))
