@@ -138,8 +138,9 @@ type Step struct {
 	// that is there is taken over, and left in its state if the step fails.
 	Began bool
 	// From is how many of the statements are left out because they have run
-	// before. It is 0 unless Began is set.
-	From int
+	// before, and Done how many have by the record that is taken over. Both are 0
+	// unless Began is set.
+	From, Done int
 	// Fresh says that nothing has ever run in the tenant, where there is no data
 	// and each statement is quick: a session may send several in one message,
 	// even if what stops in the middle of it cannot say at which it stopped.

@@ -97,6 +97,9 @@ type StatementError struct {
 	// Exact says of a partial migration that nothing of this statement has stayed,
 	// so that it can go on with it.
 	Exact bool
+	// Kept is how many statements had run before a migration was begun anew, of
+	// which its first left nothing now: so they have stayed. 0 otherwise.
+	Kept int
 	// Undone are the migrations that had run before this one and were undone
 	// with it: Knex migrations can be one transaction.
 	Undone []string

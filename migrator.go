@@ -331,10 +331,20 @@ func (m *Migrator) stepsFrom(plan Plan, i int, history History) []Step {
 		steps = append(steps, Step{
 			Migration: migration, Direction: plan.Direction, Batch: plan.Batch,
 			Statements: m.sections[migration.Section(plan.Direction)], Began: plan.Began, From: plan.From,
-			Fresh: fresh, Last: i == len(plan.Steps)-1 && !m.knexHistory, // which is written behind it
+			Done: doneBefore(plan, history, migration), Fresh: fresh, Last: i == len(plan.Steps)-1 && !m.knexHistory, // which is written behind it
 		})
 	}
 	return steps
+}
+
+// doneBefore is how many statements of a migration have run by its record, where
+// it is taken up again.
+func doneBefore(plan Plan, history History, migration *Migration) int {
+	i := slices.IndexFunc(history.Records, func(r Record) bool { return r.Name == migration.Name })
+	if !plan.Began || i < 0 {
+		return 0
+	}
+	return history.Records[i].Done
 }
 
 // runSQL applies the first of the steps, and as many after it as the session can

@@ -164,15 +164,19 @@ type Way struct {
 // Ways are the ways in which the migration can be settled, the likeliest first.
 func (s Stop) Ways() []Way {
 	var ways []Way
+	reverting := ""
+	if s.Direction == Down {
+		reverting = " reverting"
+	}
 	switch knex := s.Index == 0; {
 	case s.Path == "":
 	case knex:
 		ways = append(ways, Way{Redo, "--redo", "runs it again from its beginning"})
 	case s.Changed == 0:
-		ways = append(ways, Way{Continue, "--continue", fmt.Sprintf("goes on with statement %d", s.Index)})
+		ways = append(ways, Way{Continue, "--continue", fmt.Sprintf("goes on%s with statement %d", reverting, s.Index)})
 		fallthrough
 	default:
-		ways = append(ways, Way{Redo, "--redo", "begins again with statement 1"})
+		ways = append(ways, Way{Redo, "--redo", fmt.Sprintf("begins%s again with statement 1", reverting)})
 	}
 	return append(ways,
 		Way{MarkApplied, "--mark-applied", "records that all of it is there"},

@@ -2,6 +2,7 @@ package central
 
 import (
 	"context"
+	"fmt"
 	"maps"
 
 	"github.com/skeinhq/skein"
@@ -100,16 +101,41 @@ func (s *Store) update(ctx context.Context, tx execer, doing string, before, aft
 		q.add(", password = ", q.arg(password))
 	}
 	q.add(" WHERE id = ", q.arg(after.ID))
-	if _, err := q.exec(ctx, tx); err != nil {
+	if options != was {
+		q.add(" AND options = ", q.arg(was)) // they are one text
+	}
+	result, err := q.exec(ctx, tx)
+	if err != nil {
 		return s.db.fail(doing, err)
 	}
-	if maps.Equal(before.Labels, after.Labels) {
-		return nil
+	if n, err := result.RowsAffected(); options != was && err == nil && n == 0 {
+		return &advice{fmt.Errorf("%s: somebody else has just changed its options", doing), "try again"}
 	}
-	q = s.db.newQuery("DELETE FROM " + ownLabels + " WHERE tenant_id = ")
-	q.add(q.arg(after.ID))
-	if _, err := q.exec(ctx, tx); err != nil {
-		return s.db.fail(doing, err)
+	return s.updateLabels(ctx, tx, doing, before, after)
+}
+
+// updateLabels writes the labels that are different after a change.
+func (s *Store) updateLabels(ctx context.Context, tx execer, doing string, before, after NewTenant) error {
+	differs := func(a, b map[string]string) []string {
+		var names []string
+		for name, value := range a {
+			if b[name] != value {
+				names = append(names, name)
+			}
+		}
+		return names
 	}
-	return s.insertLabels(ctx, tx, doing, []*sealedTenant{{NewTenant: after}})
+	if gone := differs(before.Labels, after.Labels); len(gone) > 0 {
+		q := s.db.newQuery("DELETE FROM " + ownLabels + " WHERE tenant_id = ")
+		q.add(q.arg(after.ID), " AND label IN ")
+		q.in(gone)
+		if _, err := q.exec(ctx, tx); err != nil {
+			return s.db.fail(doing, err)
+		}
+	}
+	added := NewTenant{ID: after.ID, Labels: make(map[string]string)}
+	for _, name := range differs(after.Labels, before.Labels) {
+		added.Labels[name] = after.Labels[name]
+	}
+	return s.insertLabels(ctx, tx, doing, []*sealedTenant{{NewTenant: added}})
 }

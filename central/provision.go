@@ -207,7 +207,8 @@ func (s *Store) Provisioned(ctx context.Context, words []string) ([]string, erro
 	}
 	var slugs []string
 	for part := range slices.Chunk(ids, maxListed) {
-		q := s.db.newQuery("SELECT t.slug FROM " + ownTenants + " t JOIN " + ownProvisioning + " p ON p.tenant_id = t.id WHERE t.id IN ")
+		q := s.db.newQuery("SELECT t.slug FROM " + ownTenants + " t JOIN " + ownProvisioning + " p ON p.tenant_id = t.id WHERE p.step = ")
+		q.add(q.arg(string(skein.StepDone)), " AND t.id IN ")
 		q.in(part)
 		err := q.each(ctx, s.db, func(rows *sql.Rows) error {
 			var slug string

@@ -197,6 +197,9 @@ func (r *Runner) Run(ctx context.Context, target skein.Target, run skein.KnexRun
 			time.Sleep(racePause)
 			continue
 		}
+		if errors.Is(err, errGone) {
+			err = fmt.Errorf("load the migrations: %w: %s", errGone, clean(w.lastWords(), target))
+		}
 		return skein.KnexResult{Steps: a.steps}, err
 	}
 }

@@ -430,15 +430,16 @@ function serverHasTLS({ host, port }) {
   if (!project.ssl.has(key)) {
     project.ssl.set(key, new Promise((resolve) => {
       const socket = net.connect(port, host, () => socket.write(Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])));
-      const end = (answer) => {
+      let answer;
+      socket.setTimeout(10000, () => socket.destroy());
+      socket.once('data', (data) => {
+        answer = data[0] === 0x53;
         socket.destroy();
-        resolve(answer);
-      };
-      socket.setTimeout(10000, () => end(false));
-      socket.once('data', (data) => end(data[0] === 0x53));
-      socket.once('error', () => {
-        project.ssl.delete(key); // the connection itself will say why
-        end(false);
+      });
+      socket.once('error', () => {}); // the connection itself will say why
+      socket.once('close', () => {
+        if (answer === undefined) project.ssl.delete(key); // it did not say
+        resolve(answer === true);
       });
     }));
   }

@@ -159,11 +159,17 @@ func (w *worker) spawn(p *project, flags []string) (err error) {
 		_ = source.Close()
 	}()
 	go func() {
-		// What it started may live on, with its output.
 		_ = w.cmd.Wait()
 		w.end()
 		w.ended.Store(true)
+		// What it started may live on in a group of its own, with these pipes.
+		let := time.AfterFunc(outputTimeout, func() {
+			for _, pipe := range []*os.File{out, stdout, stderr} {
+				_ = pipe.Close()
+			}
+		})
 		readers.Wait()
+		let.Stop()
 		close(w.events)
 	}()
 	return nil
@@ -284,6 +290,10 @@ func (w *worker) describe(ctx context.Context) (Config, error) {
 	}
 	return m.Config, nil
 }
+
+// outputTimeout is how long what a worker wrote may be on its way once it has
+// ended.
+const outputTimeout = time.Second
 
 // stopTimeout is how long a worker may take to see that it is not needed.
 const stopTimeout = 2 * time.Second

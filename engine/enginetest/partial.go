@@ -86,6 +86,13 @@ var partialTests = []namedTest{
 			Statement: "INSERT INTO missing\n  VALUES (1)", Index: 3, Total: 4, Partial: true, Exact: true,
 		})
 		wantPartial(t, s.one(t, target), skein.Applying, 2, 4)
+		// Begun anew where what it did is still there, it has come no less far.
+		r = s.settle(t, target, skein.PlanOptions{Settle: skein.Redo}, m, later)
+		broken, ok := errors.AsType[*skein.StatementError](r.Err)
+		if !ok || broken.Index != 1 || broken.Kept != 2 || !broken.Partial {
+			t.Errorf("the error is %+v", r.Err)
+		}
+		wantPartial(t, s.one(t, target), skein.Applying, 2, 4)
 		s.Exec(t, target, table("missing"))
 		s.Exec(t, target, "INSERT INTO missing (id) VALUES (7)")
 		m.Up.SQL = strings.Replace(m.Up.SQL, "missing\n", "missing (id)\n", 1)
@@ -151,7 +158,7 @@ var partialTests = []namedTest{
 		if !ok || failed.Index != 1 || !failed.Partial {
 			t.Fatalf("the error is %T: %+v", r.Err, r.Err)
 		}
-		wantPartial(t, s.one(t, target), skein.Applying, 0, 4)
+		wantPartial(t, s.one(t, target), skein.Applying, 2, 4)
 		s.Exec(t, target, "DROP TABLE one")
 		s.Exec(t, target, table("missing"))
 		m.Up.SQL = strings.Replace(m.Up.SQL, "missing\n", "missing (id)\n", 1)

@@ -56,9 +56,9 @@ type session struct {
 }
 
 var (
-	_ skein.Session         = (*session)(nil)
-	_ skein.KnexRecorder    = (*session)(nil)
-	_ skein.LockKeeper      = (*session)(nil)
+	_ skein.Session      = (*session)(nil)
+	_ skein.KnexRecorder = (*session)(nil)
+	_ skein.LockKeeper   = (*session)(nil)
 )
 
 // point makes target the one that the session works on.

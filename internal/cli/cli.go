@@ -342,7 +342,8 @@ func (a *app) flagError(cmd *cobra.Command, err error) error {
 	if cmd.HasSubCommands() {
 		_, words, findErr := cmd.Root().Find(a.args)
 		words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return strings.HasPrefix(w, "-") })
-		if findErr == nil && len(words) > 0 {
+		known := func(c *cobra.Command) bool { return c.Name() == words[0] || c.HasAlias(words[0]) }
+		if findErr == nil && len(words) > 0 && !slices.ContainsFunc(cmd.Commands(), known) {
 			return noSuchCommand(cmd, words)
 		}
 	}

@@ -296,7 +296,7 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, set *skein.Se
 		case r.Err != nil:
 			f.failed++
 			f.reasons.add(r.Tenant.Slug, r.Err.Error(), skein.Hint(r.Err))
-		case known && stuck(r.Standing):
+		case known && stuck(r.Standing, policy):
 			histories.add(r.Tenant.Slug, trouble(r), "see skein status "+shellQuote(r.Tenant.Slug))
 		}
 	})

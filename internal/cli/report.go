@@ -441,13 +441,17 @@ func (a *app) tellFailure(tenants string, err error) {
 			fmt.Fprintf(out, "    %s\n", term.OnOut(ui.Dim, line))
 		}
 		fmt.Fprintf(out, "  %s\n", ui.Printable(cause(e)))
+		what := "this migration"
+		if e.Direction == skein.Down {
+			what = "this migration's down section"
+		}
 		switch {
 		case e.Partial && e.Index > 0:
-			fmt.Fprintf(out, "  %s of this migration stayed, and it is recorded as partial\n", ui.Plural(e.Index-1, "statement"))
+			fmt.Fprintf(out, "  %s of %s stayed, and it is recorded as partial\n", ui.Plural(max(e.Index-1, e.Kept), "statement"), what)
 		case e.Partial:
-			fmt.Fprintln(out, "  a part of this migration may have stayed, and it is recorded as partial")
+			fmt.Fprintf(out, "  a part of %s may have stayed, and it is recorded as partial\n", what)
 		default:
-			fmt.Fprintln(out, "  nothing of this migration stayed")
+			fmt.Fprintf(out, "  nothing of %s stayed\n", what)
 		}
 		if len(e.Undone) > 0 {
 			fmt.Fprintf(out, "  undone with it, as they share its transaction: %s\n", ui.Printable(ui.Names(e.Undone, 5, len(e.Undone))))

@@ -109,6 +109,7 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 	}
 	var refused failures
 	tenants, migrations, plans := 0, 0, newPlanGroups(false)
+	unread := 0 // tenants that the run itself may read, and then revert
 	// What cannot be read now is told by the run itself.
 	report := newTextReport(a, "", survey.Tenants)
 	report.silent = true
@@ -120,6 +121,8 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 		r := *e.Result
 		if _, ok := errors.AsType[*skein.RefusedError](r.Err); ok {
 			refused.add(r)
+		} else if r.Err != nil {
+			unread++
 		}
 		if n := len(r.Plan.Steps); n > 0 && r.Err == nil {
 			tenants++
@@ -158,11 +161,15 @@ func (a *app) prepareRollback(ctx context.Context, w *workspace, set *skein.Set,
 		fmt.Fprintf(a.Out, "Nothing was reverted: %s cannot be rolled back\n", ui.Plural(refused.total, "tenant"))
 		return errFailed
 	}
-	if tenants <= 1 || yes {
+	if tenants+unread <= 1 || yes {
 		return nil
 	}
 	a.tellReverts(plans)
 	question := fmt.Sprintf("Revert %s in %s?", ui.Plural(migrations, "migration"), ui.Plural(tenants, "tenant"))
+	if unread > 0 {
+		question = fmt.Sprintf("Revert %s in %s, and likewise in %s that cannot be read now, should they be by then?",
+			ui.Plural(migrations, "migration"), ui.Plural(tenants, "tenant"), ui.Count(unread))
+	}
 	return a.confirm(ctx, question, "--yes")
 }
 

@@ -61,7 +61,11 @@ func (s *settleFlags) settlement(m *migrateRun, words []string) (skein.Settlemen
 // before it.
 func stopOf(r skein.Result) (skein.Stop, bool) {
 	if e, ok := errors.AsType[*skein.StatementError](r.Err); ok && e.Partial {
-		return skein.Stop{Direction: e.Direction, Index: e.Index, Total: e.Total, Path: e.Path}, true
+		at := e.Index
+		if e.Kept > 0 {
+			at = e.Kept + 1
+		}
+		return skein.Stop{Direction: e.Direction, Index: at, Total: e.Total, Path: e.Path}, true
 	}
 	if refusedBecause(r.Err, skein.ReasonPartial) && len(r.Stops) > 0 {
 		return r.Stops[0], true
@@ -98,7 +102,7 @@ func (a *app) printStop(slug string, stop skein.Stop, leftovers []skein.Leftover
 		fmt.Fprintf(a.Out, "    %s\n", a.term.OnOut(ui.Dim, line))
 	}
 	if stop.Changed > 0 {
-		fmt.Fprintf(a.Out, "  Its statement %d has run here, and is another in the file now. Undo that edit to go on with statement %d (--continue).\n", stop.Changed, stop.Index)
+		fmt.Fprintf(a.Out, "  Its statement %d has run here, and is another in the file now. Undo that edit to go on with statement %d.\n", stop.Changed, stop.Index)
 	}
 	for _, l := range leftovers {
 		fmt.Fprintf(a.Out, "  %s; remove it with:\n    %s\n", ui.Printable(strings.ToUpper(l.What[:1])+l.What[1:]), ui.Printable(l.Remove))

@@ -61,7 +61,7 @@ The states:
 				return err
 			}
 			named := !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, "*") })
-			if named && len(words) == 1 && len(sel.only) == 0 && !asJSON {
+			if named && len(words) == 1 && len(sel.only)+len(sel.skip)+len(sel.where) == 0 && !asJSON {
 				return a.statusOfOne(ctx, w, set, words[0], check)
 			}
 			v := &statusView{app: a, json: asJSON, check: check, detailed: named && len(words) > 0, behind: sel.again("migrate", words)}
@@ -97,8 +97,8 @@ func needsPerson(s skein.State) bool {
 }
 
 // stuck says whether a tenant is not to be migrated before a person has looked.
-func stuck(s skein.Standing) bool {
-	return needsPerson(s.State) || len(s.OutOfOrder) > 0 || s.KnexLocked
+func stuck(s skein.Standing, policy skein.Policy) bool {
+	return needsPerson(s.State) || len(s.OutOfOrder) > 0 && !policy.AllowOutOfOrder || s.KnexLocked
 }
 
 // maxNamed bounds the tenants that are listed by name.
@@ -184,10 +184,10 @@ func (v *statusView) collect(r skein.Result) {
 		v.addUnreachable(r)
 		return
 	}
-	if s.State == skein.StateBehind && !stuck(s) {
+	if s.State == skein.StateBehind && !stuck(s, v.policy) {
 		v.ready++
 	}
-	if stuck(s) {
+	if stuck(s, v.policy) {
 		v.troubledTotal++
 		v.troubled = keepFirst(v.troubled, r, maxNamed, func(x, y skein.Result) int {
 			return cmp.Or(cmp.Compare(stateRank[y.Standing.State], stateRank[x.Standing.State]), strings.Compare(x.Tenant.Slug, y.Tenant.Slug))
@@ -434,7 +434,7 @@ func (a *app) printTenantStatus(set *skein.Set, r skein.Result, policy skein.Pol
 	}
 	switch {
 	case s.KnexLocked, s.State == skein.StatePartial: // where it stopped is told by itself
-	case stuck(s):
+	case stuck(s, policy):
 		fmt.Fprintf(out, "\n%s %s\n  hint: %s\n", term.OnOut(ui.Red, "!"), ui.Printable(trouble(r)), ui.Printable(advice(set, r, policy)))
 	case s.State == skein.StateBehind:
 		fmt.Fprintf(out, "\nBring it up to date with:  %s\n", shellCommand([]string{"skein", "migrate"}, []string{r.Tenant.Slug}))

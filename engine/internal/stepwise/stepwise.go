@@ -60,7 +60,8 @@ func (e *NotBegunError) Unwrap() error { return e.Err }
 // stays as it is and the error is a *skein.StatementError with Partial set, and
 // Exact if NothingStayed of it. Only when that was the first statement of a step
 // that had not begun before, and NothingStayed of it, TakeBack is called and
-// neither is set.
+// neither is set. When it was the first of a step that was begun anew, and
+// NothingStayed of it, the record says again how far the step had come.
 //
 // When ctx ends, the statement that had run by then is still recorded.
 func Run(ctx context.Context, step skein.Step, r Runner) error {
@@ -113,6 +114,14 @@ func failed(ctx context.Context, step skein.Step, r Runner, i int, err error, no
 		defer cancel()
 		e.Partial = r.TakeBack(ctx) != nil
 		e.Exact = e.Partial
+	}
+	if i == 0 && nothingStayed && step.Done > 0 {
+		// It was begun anew where what it did before is still there.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+		defer cancel()
+		if r.Progress(ctx, step.Done) == nil {
+			e.Kept = step.Done
+		}
 	}
 	return e
 }
