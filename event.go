@@ -75,6 +75,10 @@ type Result struct {
 	History History
 	// Stops are where the partial ones of Standing stopped, in their order.
 	Stops []Stop
+	// Holder is who is at work in the tenant right now, of one that was only
+	// looked at and has a partial migration or Knex's lock set: what looks as if it
+	// had stopped is then under way. Nil otherwise.
+	Holder *Holder
 	// Plan is what was, or would be, done.
 	Plan Plan
 	// Done are the steps that were carried out, in order.

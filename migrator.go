@@ -69,6 +69,30 @@ func (m *Migrator) Statements(section *Section) []Statement { return m.sections[
 // Inspect reads how a tenant stands and what opts would do there, and does
 // nothing. A plan that is refused is the result's Err.
 func (m *Migrator) Inspect(ctx context.Context, session Session, tenant Tenant, opts PlanOptions) Result {
+	r := m.look(ctx, session, tenant, opts)
+	if unsettled(r) {
+		if r.Holder = holder(ctx, session); r.Holder != nil {
+			r.Err = &LockedError{Holder: r.Holder.String()}
+		}
+	}
+	return r
+}
+
+// holder is who is at work in a tenant, nil if it is nobody or cannot be told.
+func holder(ctx context.Context, session Session) *Holder {
+	keeper, ok := session.(LockKeeper)
+	if !ok {
+		return nil
+	}
+	who, err := keeper.Holder(ctx)
+	if err != nil {
+		return nil
+	}
+	return who
+}
+
+// look is Inspect without regard to who may be at work in the tenant.
+func (m *Migrator) look(ctx context.Context, session Session, tenant Tenant, opts PlanOptions) Result {
 	if err := m.Parse(); err != nil {
 		return Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Err: err}
 	}
@@ -124,7 +148,10 @@ func (m *Migrator) Assess(ctx context.Context, session Session, tenant Tenant, p
 	if r.Err != nil {
 		return r
 	}
-	return m.assess(r, policy)
+	if r = m.assess(r, policy); len(r.Standing.Partial) > 0 || r.Standing.KnexLocked {
+		r.Holder = holder(ctx, session)
+	}
+	return r
 }
 
 // read reads a tenant's history.
@@ -159,7 +186,7 @@ func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, 
 	if behind {
 		r = Result{Tenant: tenant, Standing: Standing{State: StateUnreachable}, Source: FromConnection, Err: m.Parse()}
 	} else {
-		r = m.Inspect(ctx, session, tenant, opts)
+		r = m.look(ctx, session, tenant, opts)
 	}
 	opts.Knex = m.knex != nil
 	underWay := behind && r.Err == nil || unsettled(r)
@@ -168,7 +195,7 @@ func (m *Migrator) migrate(ctx context.Context, session Session, tenant Tenant, 
 	}
 	history, err := m.lock(ctx, session, stop)
 	if _, locked := errors.AsType[*LockedError](err); locked && behind {
-		r = m.Inspect(ctx, session, tenant, opts)
+		r = m.look(ctx, session, tenant, opts)
 		if !unsettled(r) && (r.Err != nil || len(r.Plan.Steps) == 0) {
 			return r // it needs no lock after all
 		}

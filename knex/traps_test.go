@@ -510,3 +510,46 @@ exports.down = () => {};
 		}
 	})
 }
+
+// A process that a migration leaves behind, with the worker's output as its own,
+// keeps nobody waiting.
+func TestChildLivesOn(t *testing.T) {
+	t.Parallel()
+	n := newTenant(t, skein.SQLite)
+	p := newProject(t, map[string]string{
+		"knexfile.js": "module.exports = { client: 'better-sqlite3', useNullAsDefault: true };",
+		"migrations/tenant/1_a.js": `const { spawn } = require('child_process');
+exports.up = async () => { spawn('sleep', ['60'], { detached: true, stdio: 'inherit' }).unref(); };
+exports.down = () => {};
+`,
+	}, nil)
+	r := knex.New(&knex.Options{Dir: p.dir})
+	ended := make(chan error)
+	go func() {
+		got := p.migrate(r, n.Target, skein.PlanOptions{})
+		ended <- errors.Join(got.Err, r.Close())
+	}()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for the child")
+	}
+}
+
+// What ends the process while the files are loaded is told with how it ended.
+func TestKilledWhileLoading(t *testing.T) {
+	t.Parallel()
+	n := newTenant(t, skein.SQLite)
+	p := newProject(t, map[string]string{
+		"knexfile.js":              "module.exports = { client: 'better-sqlite3', useNullAsDefault: true };",
+		"migrations/tenant/1_a.js": "console.error('about to go');\nprocess.kill(process.pid, 'SIGKILL');\n",
+	}, nil)
+	r := p.runner(nil)
+	got := p.migrate(r, n.Target, skein.PlanOptions{})
+	if got.Err == nil || !strings.Contains(got.Err.Error(), "signal: killed") {
+		t.Errorf("the error is %v", got.Err)
+	}
+}

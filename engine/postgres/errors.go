@@ -34,6 +34,10 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 			e.Class = skein.Transient
 		case e.Code == "42704" && e.Hint == "":
 			e.Hint = "the target has an option that this server does not know: take it out"
+		case strings.HasPrefix(e.Code, "28") && e.Hint == "":
+			e.Hint = "check the tenant's user and password, and the server's pg_hba.conf"
+		case e.Code == "3D000" && e.Hint == "":
+			e.Hint = "check the name of the tenant's database: it is not made by migrating it, but by skein provision"
 		}
 		return e
 	}
@@ -44,6 +48,14 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 	}
 	// Each way that was tried has a line, and the same way may have two.
 	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		if m := dialError.FindStringSubmatch(line); m != nil {
+			lines[i] = m[2]
+			if !strings.HasSuffix(target.Server(), "//"+m[1]) {
+				lines[i] = m[1] + ": " + m[2]
+			}
+		}
+	}
 	slices.Sort(lines)
 	e.Message = secret.Scrub("connect to "+target.Server()+": "+strings.Join(slices.Compact(lines), "; "), target.Password)
 	switch {
@@ -60,6 +72,10 @@ func connectError(ctx context.Context, target skein.Target, timeout time.Duratio
 	}
 	return e
 }
+
+// dialError is what pgconn says of an address that cannot be reached: the
+// address twice, and the steps that led to it.
+var dialError = regexp.MustCompile(`^\S+ \(.*?\): dial error: dial \w+ (\S+): (?:connect: )?(.+)$`)
 
 func badCertificate(err error) bool {
 	_, verification := errors.AsType[*tls.CertificateVerificationError](err)

@@ -241,8 +241,8 @@ type reason struct {
 	count      int
 }
 
-func (r *reasons) add(slug, text, hint string) {
-	why := r.all[text]
+func (r *reasons) add(slug, key, text, hint string) {
+	why := r.all[key]
 	if why == nil {
 		if len(r.all) == maxErrorGroups {
 			r.untold++
@@ -252,7 +252,7 @@ func (r *reasons) add(slug, text, hint string) {
 			r.all = make(map[string]*reason)
 		}
 		why = &reason{text: text, hint: hint}
-		r.all[text] = why
+		r.all[key] = why
 	}
 	why.count++
 	why.slugs = keepFirst(why.slugs, slug, sampleSize, strings.Compare)
@@ -295,9 +295,10 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, set *skein.Se
 		switch {
 		case r.Err != nil:
 			f.failed++
-			f.reasons.add(r.Tenant.Slug, r.Err.Error(), skein.Hint(r.Err))
+			f.reasons.add(r.Tenant.Slug, failureKey(r), r.Err.Error(), skein.Hint(r.Err))
 		case known && stuck(r.Standing, policy):
-			histories.add(r.Tenant.Slug, trouble(r), "see skein status "+shellQuote(r.Tenant.Slug))
+			text := trouble(r)
+			histories.add(r.Tenant.Slug, text, text, "see skein status "+shellQuote(r.Tenant.Slug))
 		}
 	})
 	fleet := w.fleet(set, report.event)

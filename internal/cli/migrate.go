@@ -438,7 +438,7 @@ func (a *app) printPlans(plans *planGroups, sum skein.Summary, show showSQL) err
 			fmt.Fprintf(out, "%s%s: nothing to do\n", comment, who)
 		default:
 			verb := planVerb(g.plan)
-			fmt.Fprintf(out, "%s%s: %s %s\n", comment, who, verb, ui.Plural(len(g.plan.Steps), "migration"))
+			fmt.Fprintf(out, "%s%s: %s %s%s\n", comment, who, verb, ui.Plural(len(g.plan.Steps), "migration"), recordedAs(g.plan))
 			for _, m := range g.plan.Steps {
 				if sql {
 					if err := show(g, m); err != nil {
@@ -464,6 +464,17 @@ func (a *app) printPlans(plans *planGroups, sum skein.Summary, show showSQL) err
 		fmt.Fprintln(out, "No tenant to work on")
 	}
 	return nil
+}
+
+// recordedAs says as what migrations are recorded that are not run.
+func recordedAs(p skein.Plan) string {
+	switch {
+	case !p.RecordOnly:
+		return ""
+	case p.Direction == skein.Down:
+		return " as reverted"
+	}
+	return " as applied"
 }
 
 func planVerb(p skein.Plan) string {

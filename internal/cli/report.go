@@ -290,8 +290,10 @@ func (r *textReport) changed(res skein.Result) string {
 
 func pastTense(r skein.Result) string {
 	switch {
+	case r.Plan.RecordOnly && r.Plan.Direction == skein.Down:
+		return "recorded as reverted"
 	case r.Plan.RecordOnly:
-		return "recorded"
+		return "recorded as applied"
 	case r.Plan.Direction == skein.Down:
 		return "reverted"
 	}
@@ -387,8 +389,9 @@ func cause(e *skein.StatementError) string {
 // printFailures tells each failure once, with the tenants that share it.
 func (a *app) printFailures(f failures) {
 	type group struct {
-		first skein.Result
-		slugs []string
+		first   skein.Result
+		slugs   []string
+		differs bool
 	}
 	var groups []*group
 	byText := make(map[string]*group)
@@ -401,18 +404,23 @@ func (a *app) printFailures(f failures) {
 			groups = append(groups, g)
 		}
 		g.slugs = append(g.slugs, r.Tenant.Slug)
+		g.differs = g.differs || r.Err.Error() != g.first.Err.Error()
 	}
 	for _, g := range groups {
-		a.printResult(g.first, g.slugs)
+		a.printResult(g.first, g.slugs, g.differs)
 	}
 	if more := f.total - len(f.kept); more > 0 {
 		fmt.Fprintf(a.Out, "and %s more failed (all with --json)\n\n", ui.Count(more))
 	}
 }
 
-// printResult shows why tenants failed alike, and what settles them.
-func (a *app) printResult(r skein.Result, slugs []string) {
+// printResult shows why tenants failed alike, and what settles them; differs says
+// that what the databases said of them is not the same to the letter.
+func (a *app) printResult(r skein.Result, slugs []string, differs bool) {
 	a.tellFailure(ui.Names(slugs, 5, len(slugs)), r.Err)
+	if differs {
+		fmt.Fprintf(a.Out, "  this is of %s: in the others it has other names or values (all with --json)\n", ui.Printable(r.Tenant.Slug))
+	}
 	if stop, ok := stopOf(r); ok {
 		a.printWays(stop, slugs)
 	}

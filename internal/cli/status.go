@@ -119,13 +119,14 @@ type statusView struct {
 	behind   string // the command that brings them up to date
 	policy   skein.Policy
 
-	total         int
-	groups        map[standKey]*standGroup
-	troubled      []skein.Result // the worst of them
-	troubledTotal int
-	servers       map[string]*serverGroup // that could not be reached
-	notUpToDate   int
-	ready         int // to be migrated
+	total       int
+	groups      map[standKey]*standGroup
+	troubles    map[string]*troubleGroup // of tenants that need a person
+	untold      int                      // such tenants in groups beyond maxErrorGroups
+	set         *skein.Set
+	servers     map[string]*serverGroup // that could not be reached
+	notUpToDate int
+	ready       int // to be migrated
 }
 
 func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, filter central.Filter) error {
@@ -133,7 +134,7 @@ func (v *statusView) ofMany(ctx context.Context, w *workspace, set *skein.Set, f
 	if err != nil {
 		return err
 	}
-	v.total, v.groups = survey.Tenants, make(map[standKey]*standGroup)
+	v.total, v.groups, v.set, v.troubles = survey.Tenants, make(map[standKey]*standGroup), set, make(map[string]*troubleGroup)
 	v.servers = make(map[string]*serverGroup)
 	report := newDryRunReport(v.app, v.json, v.total, v.collect)
 	if v.detailed {
@@ -188,10 +189,7 @@ func (v *statusView) collect(r skein.Result) {
 		v.ready++
 	}
 	if stuck(s, v.policy) {
-		v.troubledTotal++
-		v.troubled = keepFirst(v.troubled, r, maxNamed, func(x, y skein.Result) int {
-			return cmp.Or(cmp.Compare(stateRank[y.Standing.State], stateRank[x.Standing.State]), strings.Compare(x.Tenant.Slug, y.Tenant.Slug))
-		})
+		v.addTrouble(r)
 	}
 }
 
@@ -228,11 +226,14 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 	}
 	fmt.Fprintf(out, "\n%s in %s%s; %s\n", ui.Plural(sum.Tenants, "tenant"), ui.Took(sum.Duration), howKnown(sum), ui.Printable(newest))
 
-	if v.troubledTotal > 0 || len(v.servers) > 0 {
+	if len(v.troubles) > 0 || len(v.servers) > 0 {
 		fmt.Fprintf(out, "\n%s\n", term.OnOut(ui.Bold, "These need a person:"))
 		var t ui.Table
-		for _, r := range v.troubled {
-			t.Row(r.Tenant.Slug, ui.Styled(func(s string) string { return term.OnOut(stateStyle(r.Standing.State), s) }, string(r.Standing.State)), trouble(r))
+		worst := slices.SortedFunc(maps.Values(v.troubles), func(x, y *troubleGroup) int {
+			return cmp.Or(cmp.Compare(stateRank[y.state], stateRank[x.state]), strings.Compare(x.sample[0], y.sample[0]))
+		})
+		for _, g := range worst[:min(len(worst), maxNamed)] {
+			t.Row(ui.Names(g.sample, sampleSize, g.count), ui.Styled(func(s string) string { return term.OnOut(stateStyle(g.state), s) }, string(g.state)), g.why)
 		}
 		for _, name := range slices.Sorted(maps.Keys(v.servers)) {
 			g := v.servers[name]
@@ -241,21 +242,65 @@ func (v *statusView) print(sum skein.Summary, set *skein.Set) error {
 		if err := t.Write(out, "  "); err != nil {
 			return err
 		}
-		if more := v.troubledTotal - len(v.troubled); more > 0 {
+		more := v.untold
+		for _, g := range worst[min(len(worst), maxNamed):] {
+			more += g.count
+		}
+		if more > 0 {
 			fmt.Fprintf(out, "  and %s more (all with --json)\n", ui.Count(more))
 		}
-		var told []string
-		for _, r := range v.troubled {
-			if hint := advice(set, r, v.policy); hint != "" && !slices.Contains(told, hint) {
-				told = append(told, hint)
-				fmt.Fprintf(out, "  hint: %s\n", ui.Printable(hint))
-			}
-		}
+		v.printHints(worst[:min(len(worst), maxNamed)])
 	}
 	if v.ready > 0 {
 		fmt.Fprintf(out, "\nBring them up to date with:  %s\n", ui.Printable(v.behind))
 	}
 	return nil
+}
+
+// A troubleGroup is the tenants that need a person for the same reason.
+type troubleGroup struct {
+	state     skein.State
+	why, hint string // of the first
+	count     int
+	sample    []string
+}
+
+func (v *statusView) addTrouble(r skein.Result) {
+	why := trouble(r)
+	key := string(r.Standing.State) + " " + alike(r.Tenant, why)
+	g := v.troubles[key]
+	if g == nil {
+		if len(v.troubles) == maxErrorGroups {
+			v.untold++
+			return
+		}
+		g = &troubleGroup{state: r.Standing.State, why: why, hint: advice(v.set, r, v.policy)}
+		v.troubles[key] = g
+	}
+	g.count++
+	g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare)
+}
+
+// printHints says what is to be done, with the tenants that it is for.
+func (v *statusView) printHints(groups []*troubleGroup) {
+	told := make(map[string]bool)
+	for _, g := range groups {
+		if g.hint == "" || told[g.hint] {
+			continue
+		}
+		told[g.hint] = true
+		var slugs []string
+		count := 0
+		for _, other := range groups {
+			if other.hint == g.hint {
+				count += other.count
+				for _, slug := range other.sample {
+					slugs = keepFirst(slugs, slug, sampleSize, strings.Compare)
+				}
+			}
+		}
+		fmt.Fprintf(v.app.Out, "  hint for %s: %s\n", ui.Printable(ui.Names(slugs, sampleSize, count)), ui.Printable(g.hint))
+	}
 }
 
 // howKnown says of how many tenants it is known without a connection how they
@@ -315,6 +360,9 @@ func trouble(r skein.Result) string {
 	if r.Err != nil {
 		parts = append(parts, r.Err.Error())
 	}
+	if r.Holder != nil {
+		return "being migrated now, by " + r.Holder.String()
+	}
 	for _, stop := range r.Stops {
 		parts = append(parts, stop.String())
 	}
@@ -342,6 +390,8 @@ func advice(set *skein.Set, r skein.Result, policy skein.Policy) string {
 	switch {
 	case r.Err != nil:
 		return skein.Hint(r.Err)
+	case r.Holder != nil:
+		return "wait for it to end, and look again"
 	case r.Standing.State == skein.StatePartial:
 		return "see where it stopped, and what settles it, with: skein status TENANT"
 	}
@@ -397,8 +447,10 @@ func (a *app) statusOfOne(ctx context.Context, w *workspace, set *skein.Set, wor
 	if err := a.printTenantStatus(set, result, policy); err != nil {
 		return err
 	}
-	for _, stop := range result.Stops {
-		a.printStop(tenant.Slug, stop, left)
+	if result.Holder == nil {
+		for _, stop := range result.Stops {
+			a.printStop(tenant.Slug, stop, left)
+		}
 	}
 	if check && result.Standing.State != skein.StateUpToDate {
 		return errFailed
@@ -428,6 +480,10 @@ func (a *app) printTenantStatus(set *skein.Set, r skein.Result, policy skein.Pol
 	}
 	if err := t.Write(out, ""); err != nil {
 		return err
+	}
+	if r.Holder != nil {
+		fmt.Fprintf(out, "\n%s %s\n", term.OnOut(ui.Yellow, "!"), ui.Printable(trouble(r)))
+		return nil
 	}
 	if s.KnexLocked {
 		fmt.Fprintf(out, "\n%s Knex's lock is set: a Knex process is at work here or was killed (skein unlock %s)\n", term.OnOut(ui.Red, "!"), shellQuote(r.Tenant.Slug))

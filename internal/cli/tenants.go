@@ -446,6 +446,7 @@ option away.
 				return err
 			}
 			fmt.Fprintf(a.Out, "Changed %s (%s)\n", ui.Printable(t.Slug), ui.Printable(t.Target.String()))
+			a.notef("See whether it can be reached:  skein tenants check %s", shellQuote(t.Slug))
 			return nil
 		},
 	}

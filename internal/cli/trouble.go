@@ -73,7 +73,22 @@ func failureKey(r skein.Result) string {
 	if unreachable(r.Err) {
 		return "unreachable: " + r.Tenant.Target.Server()
 	}
-	return r.Err.Error()
+	if e, ok := errors.AsType[*skein.StatementError](r.Err); ok && e.Index > 0 {
+		if d, ok := errors.AsType[*skein.DatabaseError](e.Err); ok && d.Code != "" {
+			return fmt.Sprintf("%s %d %s %t %d %s", e.Path, e.Index, e.Direction, e.Partial, e.Kept, d.Code)
+		}
+	}
+	return alike(r.Tenant, r.Err.Error())
+}
+
+// alike is a text without what it names of a tenant.
+func alike(t skein.Tenant, text string) string {
+	for _, own := range []string{t.Target.Database, t.Target.User, t.Target.Schema, t.Slug} {
+		if len(own) > 2 { // what is shorter may be a part of any word
+			text = strings.ReplaceAll(text, own, "…")
+		}
+	}
+	return text
 }
 
 // A jsonRetry is a tenant that is tried again.
