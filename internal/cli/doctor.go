@@ -296,7 +296,7 @@ func (d *doctor) examineTenants(ctx context.Context, w *workspace, set *skein.Se
 		case r.Err != nil:
 			f.failed++
 			f.reasons.add(r.Tenant.Slug, failureKey(r), r.Err.Error(), skein.Hint(r.Err))
-		case known && stuck(r.Standing, policy):
+		case known && stuck(r.Standing, policy) && r.Holder == nil:
 			text := trouble(r)
 			histories.add(r.Tenant.Slug, text, text, "see skein status "+shellQuote(r.Tenant.Slug))
 		}

@@ -223,12 +223,15 @@ func outcome(sum skein.Summary) error {
 	return nil
 }
 
+// settled is the verb of a run that settles what stopped, and runs nothing else.
+const settled = "Settled"
+
 func runVerb(opts skein.PlanOptions) string {
 	switch {
 	case opts.Baseline != "":
 		return "Recorded the baseline in"
 	case opts.Settle != "":
-		return "Settled"
+		return settled
 	case opts.Direction == skein.Down:
 		return "Rolled back"
 	}

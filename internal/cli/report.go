@@ -262,7 +262,11 @@ func (r *textReport) note(e skein.Event) string {
 		} else {
 			r.same++
 			if r.each {
-				lines = append(lines, fmt.Sprintf("%s %s  nothing to do", term.OnErr(ui.Dim, "="), slug))
+				what := "nothing to do"
+				if r.done == settled {
+					what = "no migration has stopped here"
+				}
+				lines = append(lines, fmt.Sprintf("%s %s  %s", term.OnErr(ui.Dim, "="), slug, what))
 			}
 		}
 		for _, w := range res.Plan.Warnings {
@@ -285,7 +289,11 @@ func (r *textReport) changed(res skein.Result) string {
 	if width := term.Width() - 3; term.Live() && len(names) > 2 && ui.Width(line+listed) > width {
 		listed = names[0] + " … " + names[len(names)-1]
 	}
-	return term.OnErr(ui.Green, "✓") + " " + ui.Printable(line+listed)
+	line = term.OnErr(ui.Green, "✓") + " " + ui.Printable(line+listed)
+	if n := len(res.Standing.Pending); r.done == settled && n > 0 {
+		line += fmt.Sprintf("; %s to be applied: %s", ui.Plural(n, "migration"), shellCommand([]string{"skein", "migrate"}, []string{res.Tenant.Slug}))
+	}
+	return line
 }
 
 func pastTense(r skein.Result) string {

@@ -36,9 +36,9 @@ is what the last run applied there, unless --steps, --to or --everything says
 otherwise.
 
 All plans are made before anything is reverted. If one of them needs a
-migration that has no down section, or whose file is gone, nothing is reverted
-anywhere. More than one tenant is only touched after you have said yes, at the
-prompt or by --yes.
+migration that has no down section, or whose file is gone or was edited after
+it was applied, nothing is reverted anywhere. More than one tenant is only
+touched after you have said yes, at the prompt or by --yes.
 
 ` + exitCodesHelp,
 		Example: `  skein rollback acme

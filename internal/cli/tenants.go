@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -385,6 +386,11 @@ refused there.
 				return err
 			}
 			fmt.Fprintf(a.Out, "Added %s (%s)\n", ui.Printable(t.Slug), ui.Printable(t.Target.String()))
+			if t = w.local(t); t.Target.Engine == skein.SQLite {
+				if _, err := os.Stat(t.Target.Database); errors.Is(err, fs.ErrNotExist) {
+					a.notef("The file %s does not exist yet", t.Target.Database)
+				}
+			}
 			return nil
 		},
 	}

@@ -47,9 +47,23 @@ func (a *app) open(ctx context.Context) (*workspace, error) {
 		return nil, err
 	}
 	if w.store, err = central.Open(ctx, cc); err != nil {
+		if url, _ := a.LookupEnv("SKEIN_CENTRAL_URL"); cfg.Path == "" && url == "" {
+			err = &elsewhere{err}
+		}
 		return nil, err
 	}
 	return w, nil
+}
+
+// elsewhere is the error of a central database that is not there where there are
+// no settings either.
+type elsewhere struct{ error }
+
+func (e *elsewhere) Unwrap() error { return e.error }
+
+// Hint says what to do.
+func (e *elsewhere) Hint() string {
+	return "there is no skein.yaml here: go to the folder that has it, or name it with --config; to begin in this folder: skein init"
 }
 
 // choose opens the central database for a run over the tenants that words and
