@@ -93,18 +93,20 @@ type textReport struct {
 	alike    map[string]int     // failures that were told, by what they say
 	running  map[string]running // by tenant id
 	paused   map[string]pause   // likewise, those that are tried again later
+	retried  map[string]running // likewise, those that were tried before, since their first try
 }
 
 type running struct {
 	slug, migration string
 	since           time.Time
+	why             string // it is tried again
 }
 
 func newTextReport(a *app, done string, total int) *textReport {
 	r := &textReport{
 		app: a, done: done, total: total,
 		each:  a.verbose || total == 1,
-		alike: make(map[string]int), running: make(map[string]running), paused: make(map[string]pause),
+		alike: make(map[string]int), running: make(map[string]running), paused: make(map[string]pause), retried: make(map[string]running),
 	}
 	return r
 }
@@ -171,7 +173,12 @@ func (r *textReport) line(width int) string {
 // slowText names the tenants that take longest.
 func (r *textReport) slowText() string {
 	var late []running
-	for _, w := range r.running {
+	for id, w := range r.running {
+		if _, again := r.retried[id]; !again && time.Since(w.since) > slow {
+			late = append(late, w)
+		}
+	}
+	for _, w := range r.retried {
 		if time.Since(w.since) > slow {
 			late = append(late, w)
 		}
@@ -184,7 +191,10 @@ func (r *textReport) slowText() string {
 			break
 		}
 		text += fmt.Sprintf("  slow: %s %s", ui.Printable(w.slug), ui.Took(time.Since(w.since)))
-		if w.migration != "" {
+		switch {
+		case w.why != "":
+			text += " (" + ui.Printable(w.why) + ")"
+		case w.migration != "":
 			text += " in " + ui.Printable(w.migration)
 		}
 	}
@@ -227,6 +237,7 @@ func (r *textReport) note(e skein.Event) string {
 	case skein.TenantEnded:
 		delete(r.running, e.Tenant.ID)
 		delete(r.paused, e.Tenant.ID)
+		delete(r.retried, e.Tenant.ID)
 		r.ended++
 		res := r.app.told(*e.Result)
 		slug := ui.Printable(e.Tenant.Slug)

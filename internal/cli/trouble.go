@@ -25,6 +25,11 @@ func (r *textReport) noteTrouble(e skein.Event) string {
 	switch e.Type {
 	case skein.TenantRetried:
 		r.paused[e.Tenant.ID] = pause{slug: e.Tenant.Slug, until: e.Time.Add(e.Pause)}
+		since := r.running[e.Tenant.ID].since
+		if was, again := r.retried[e.Tenant.ID]; again {
+			since = was.since
+		}
+		r.retried[e.Tenant.ID] = running{slug: e.Tenant.Slug, since: since, why: oneLine(e.Err)}
 		delete(r.running, e.Tenant.ID)
 		if r.each {
 			return fmt.Sprintf("%s %s  %s; tried again in %s", term.OnErr(ui.Yellow, "↻"), ui.Printable(e.Tenant.Slug), ui.Printable(oneLine(e.Err)), ui.Took(e.Pause))
