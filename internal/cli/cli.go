@@ -85,7 +85,6 @@ type app struct {
 	// working is set while tenants are worked on, which is what the first
 	// signal lets end. Everything else it ends at once.
 	working atomic.Bool
-	worked  bool // working was set
 	// abandoned is set by the second signal: what has begun is left.
 	abandoned atomic.Bool
 }
@@ -137,10 +136,10 @@ func Run(args []string, system System) int {
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	cmd, err := root.ExecuteContextC(ctx)
-	code := a.exitCode(cmd, err)
-	if errors.Is(out.err, syscall.EPIPE) && !a.worked {
+	if errors.Is(out.err, syscall.EPIPE) && onlyLooks(cmd) {
 		return exitPipe
 	}
+	code := a.exitCode(cmd, err)
 	if out.err != nil && code != exitOK && errors.Is(err, out.err) {
 		return code // told already
 	}
@@ -149,6 +148,13 @@ func Run(args []string, system System) int {
 		code = max(code, exitUsage)
 	}
 	return code
+}
+
+// onlyLooks says whether nothing is left undone by a command that ends early.
+func onlyLooks(cmd *cobra.Command) bool {
+	help, _ := cmd.Flags().GetBool("help")
+	return help || !cmd.HasParent() || cmd.GroupID == "look" && cmd.Name() != "verify" ||
+		slices.Contains([]string{"list", "show", "check", "help", "completion"}, cmd.Name())
 }
 
 func (a *app) setTerminal() {
@@ -176,7 +182,6 @@ func (a *app) stdin() io.Reader {
 // has begun end.
 func (a *app) work(f func() (skein.Summary, error)) (skein.Summary, error) {
 	a.working.Store(true)
-	a.worked = true
 	defer a.working.Store(false)
 	sum, err := f()
 	sum.Interrupted = sum.Interrupted || a.abandoned.Load()

@@ -255,7 +255,9 @@ func (r *reasons) add(slug, key, text, hint string) {
 		r.all[key] = why
 	}
 	why.count++
-	why.slugs = keepFirst(why.slugs, slug, sampleSize, strings.Compare)
+	if why.slugs = keepFirst(why.slugs, slug, sampleSize, strings.Compare); why.slugs[0] == slug {
+		why.text, why.hint = text, hint // what it names is the first one's
+	}
 }
 
 func (d *doctor) tellReasons(name string, r reasons, all string) {

@@ -274,11 +274,13 @@ func (v *statusView) addTrouble(r skein.Result) {
 			v.untold++
 			return
 		}
-		g = &troubleGroup{state: r.Standing.State, why: why, hint: advice(v.set, r, v.policy)}
+		g = &troubleGroup{state: r.Standing.State, hint: advice(v.set, r, v.policy)}
 		v.troubles[key] = g
 	}
 	g.count++
-	g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare)
+	if g.sample = keepFirst(g.sample, r.Tenant.Slug, sampleSize, strings.Compare); g.sample[0] == r.Tenant.Slug {
+		g.why = why
+	}
 }
 
 // printHints says what is to be done, with the tenants that it is for.
