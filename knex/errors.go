@@ -173,7 +173,9 @@ func classify(engine string, e *errorMessage) skein.Class {
 			return skein.NoDatabase
 		case e.Code == "55P03":
 			return skein.Busy
-		case e.Code == "40001", e.Code == "40P01", e.Code == "53300", e.Code == "57P03":
+		case e.Code == "53300":
+			return skein.Crowded
+		case e.Code == "40001", e.Code == "40P01", e.Code == "57P03":
 			return skein.Transient
 		case e.Code == "57P01", e.Code == "57P02", strings.HasPrefix(e.Code, "08"):
 			return skein.ConnectionLost
@@ -186,7 +188,9 @@ func classify(engine string, e *errorMessage) skein.Class {
 			return skein.NoDatabase
 		case "1205", "3572":
 			return skein.Busy
-		case "1040", "1203", "1213", "1226":
+		case "1040", "1203", "1226":
+			return skein.Crowded
+		case "1213":
 			return skein.Transient
 		case "1927", "2006", "2013", "4031":
 			return skein.ConnectionLost
