@@ -188,9 +188,9 @@ func classify(engine string, e *errorMessage) skein.Class {
 			return skein.NoDatabase
 		case "1205", "3572":
 			return skein.Busy
-		case "1040", "1203", "1226":
+		case "1040", "1203":
 			return skein.Crowded
-		case "1213":
+		case "1213", "1226":
 			return skein.Transient
 		case "1927", "2006", "2013", "4031":
 			return skein.ConnectionLost
