@@ -242,8 +242,9 @@ const (
 type ProvisioningOptions struct {
 	// Project tells this project's templates from others' on the same servers.
 	Project string
-	// Origin is FromTemplate (the default: where the engine can and one is
-	// there) or FromReplay.
+	// Origin is FromTemplate, where the engine can and one is there, or FromReplay.
+	// Defaults to FromTemplate where all migrations are SQL: the code of others runs
+	// for a template, and not for the tenants that are made from it.
 	Origin Origin
 	// LockWait is how long the tenant's lock for migrating is waited for.
 	LockWait time.Duration
@@ -619,10 +620,9 @@ func (p *Provisioning) templater(admin Administrator, target Target) Templater {
 	if p.opts.Origin == FromReplay || target.Schema != "" || p.set.Len() == 0 {
 		return nil
 	}
-	for _, m := range p.set.All() {
-		if m.Kind != SQL {
-			return nil
-		}
+	code := func(m *Migration) bool { return m.Kind != SQL }
+	if p.opts.Origin != FromTemplate && slices.ContainsFunc(p.set.All(), code) {
+		return nil
 	}
 	t, _ := admin.(Templater)
 	return t

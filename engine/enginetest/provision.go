@@ -91,6 +91,7 @@ func RunProvision(t *testing.T, c ProvisionConfig) {
 		{"KilledCopying", func(s *provisionSuite, t *testing.T) { s.killed(t, skein.FromTemplate) }},
 		{"KilledDropping", (*provisionSuite).killedDropping},
 		{"Template", (*provisionSuite).template},
+		{"TemplateInKnex", (*provisionSuite).templateInKnex},
 		{"TemplateKilled", (*provisionSuite).templateKilled},
 		{"Backup", (*provisionSuite).backup},
 		{"Clone", (*provisionSuite).clone},
@@ -150,6 +151,7 @@ type provisionSite struct {
 	set     *skein.Set
 	wrap    func(skein.Administrator) skein.Administrator
 	source  *skein.Tenant
+	inKnex  bool // SQL migrations are recorded in Knex's table too
 }
 
 func (s *provisionSuite) site(t *testing.T) *provisionSite {
@@ -172,7 +174,7 @@ func (p *provisionSite) beside() *provisionSite {
 func (p *provisionSite) target() skein.Target { return p.s.Naming.Target(p.admin, p.slug) }
 
 func (p *provisionSite) provisioning(opts skein.ProvisioningOptions) *skein.Provisioning {
-	opts.Project, opts.Origin, opts.LockWait = p.project, p.origin, 30*time.Second
+	opts.Project, opts.Origin, opts.LockWait, opts.KnexHistory = p.project, p.origin, 30*time.Second, p.inKnex
 	return skein.NewProvisioning(p.s.New(skein.SessionOptions{ConnectTimeout: 20 * time.Second, By: by, Tool: tool}), p.set, p.journal, opts)
 }
 
@@ -560,6 +562,38 @@ func (s *provisionSuite) template(t *testing.T) {
 		t.Errorf("it was made from %s", out.Origin)
 	}
 	volatile.want(t)
+}
+
+// templateInKnex copies a template whose migrations Knex's table has too: both
+// tables speak of the tenant's own beginning.
+func (s *provisionSuite) templateInKnex(t *testing.T) {
+	if s.Templates == nil {
+		return
+	}
+	p := s.site(t)
+	p.origin, p.inKnex = skein.FromTemplate, true
+	if err := p.prepare(t); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // by which the template is older, to a second
+	began := time.Now().Add(-time.Second)
+	if out := p.mustProvision(t); out.Origin != skein.FromTemplate {
+		t.Errorf("it was made as %+v", out)
+	}
+	session, err := s.New(skein.SessionOptions{}).Open(t.Context(), p.journal.get(p.slug).tenant().Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = session.Close() }()
+	history, err := session.History(t.Context())
+	if err != nil || len(history.Records) == 0 {
+		t.Fatal(history, err)
+	}
+	for _, r := range history.Records {
+		if !r.InKnex || r.By != by || r.Checksum == "" || r.AppliedAt.Before(began) {
+			t.Errorf("recorded is %+v", r)
+		}
+	}
 }
 
 // templateKilled kills a process while it makes a template.

@@ -60,7 +60,8 @@ var described = []struct{ part, query string }{
 }
 
 // fingerprint is what is in a database, as a digest for each kind of object and
-// for the rows of each table. The times in the history are left out.
+// for the rows of each table. The times in the history, and in Knex's, are left
+// out.
 func (a *administrator) fingerprint(ctx context.Context, database string) (map[string]string, error) {
 	target := a.target
 	target.Database = database
@@ -94,7 +95,10 @@ func (a *administrator) fingerprint(ctx context.Context, database string) (map[s
 	}
 	for _, table := range tables {
 		columns := "t.*"
-		if table[1] == skein.HistoryTable {
+		switch table[1] {
+		case s.engine.opts.KnexTable:
+			columns = "id, name, batch"
+		case skein.HistoryTable:
 			columns = strings.Join([]string{"id", "name", "state", "batch", "checksum", "done", "total", "applied_by", "tool"}, ", ")
 		}
 		if err := add("rows of "+table[0], "SELECT "+columns+" FROM ONLY "+table[0]+" t"); err != nil {

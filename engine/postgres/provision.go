@@ -462,12 +462,18 @@ func (e *Engine) inside(ctx context.Context, target skein.Target) (*session, err
 	return &session{engine: e, target: target, conn: conn}, nil
 }
 
-// touchHistory is SQL that makes the copied history this tenant's own.
+// touchHistory is SQL that makes the copied history this tenant's own. Knex's
+// times change with Skein's: by them the two tables are told to speak of the same.
 func touchHistory(opts skein.SessionOptions) string {
-	history := quoteLiteral("UPDATE %s SET started_at = pg_catalog.clock_timestamp(), applied_at = pg_catalog.clock_timestamp(), applied_by = %L, tool = %L")
-	return "DO $skein$ DECLARE t regclass; BEGIN FOR t IN SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relname = " +
-		quoteLiteral(skein.HistoryTable) + " AND c.relkind = 'r' LOOP EXECUTE pg_catalog.format(" + history + ", t, " +
-		nullable(dollarSafe(first(255, opts.By))) + ", " + nullable(dollarSafe(first(64, opts.Tool))) + "); END LOOP; END $skein$"
+	each := func(table, update string) string {
+		return "FOR t IN SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relname = " + quoteLiteral(dollarSafe(table)) +
+			" AND c.relkind = 'r' LOOP EXECUTE pg_catalog.format(" + update + "); END LOOP; "
+	}
+	return "DO $skein$ DECLARE t regclass; BEGIN " +
+		each(skein.HistoryTable, quoteLiteral("UPDATE %s SET started_at = pg_catalog.transaction_timestamp(), applied_at = pg_catalog.transaction_timestamp(), applied_by = %L, tool = %L")+
+			", t, "+nullable(dollarSafe(first(255, opts.By)))+", "+nullable(dollarSafe(first(64, opts.Tool)))) +
+		each(opts.KnexTable, quoteLiteral("UPDATE %s SET migration_time = pg_catalog.transaction_timestamp()")+", t") +
+		"END $skein$"
 }
 
 // dollarSafe keeps a text from ending the quoting of touchHistory.

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -282,15 +283,30 @@ func (a *administrator) vacuumInto(ctx context.Context, from, to string) error {
 }
 
 // touchHistory makes a copied history one of now and of this process, as a
-// replay would have written it.
+// replay would have written it. Knex's times change with Skein's: by them the two
+// tables are told to speak of the same.
 func (a *administrator) touchHistory(ctx context.Context, path string) error {
 	s, err := a.session(ctx, path)
 	if err != nil {
 		return err
 	}
-	now := stamp(time.Now())
-	err = s.exec(ctx, "UPDATE skein_migrations SET started_at = ?1, applied_at = ?1, applied_by = ?2, tool = ?3",
-		now, orNull(a.engine.opts.By), orNull(a.engine.opts.Tool))
+	now := time.Now()
+	err = s.transaction(ctx, func() error {
+		err := s.exec(ctx, "UPDATE skein_migrations SET started_at = ?1, applied_at = ?1, applied_by = ?2, tool = ?3",
+			stamp(now), orNull(a.engine.opts.By), orNull(a.engine.opts.Tool))
+		if err != nil {
+			return err
+		}
+		knex := false
+		err = s.query(ctx, s.engine.sql.tables, 3, func(row []driver.Value) error {
+			knex = integer(row[knexTable]) > 0
+			return nil
+		})
+		if err != nil || !knex {
+			return err
+		}
+		return s.exec(ctx, "UPDATE "+identifier(s.engine.opts.KnexTable)+" SET migration_time = ?1", now.UnixMilli())
+	})
 	return cmp.Or(err, s.Close())
 }
 
@@ -460,11 +476,10 @@ func (a *administrator) fingerprint(ctx context.Context, path string) (fingerpri
 		columns, sep := "", ""
 		err := s.query(ctx, "SELECT name FROM pragma_table_xinfo("+literal(table)+") ORDER BY cid", 1, func(row []driver.Value) error {
 			name := text(row[0])
-			if table == skein.HistoryTable {
-				switch name {
-				case "started_at", "applied_at", "duration_ms":
-					return nil
-				}
+			switch {
+			case table == skein.HistoryTable && slices.Contains([]string{"started_at", "applied_at", "duration_ms"}, name),
+				table == a.engine.opts.KnexTable && name == "migration_time":
+				return nil
 			}
 			columns += sep + "quote(" + identifier(name) + ")"
 			sep = " || ',' || "

@@ -68,8 +68,8 @@ after the first tenant with a new set of migrations, or by --prepare.
 			if from != "" {
 				w.cfg.Provisioning.From = from
 			}
-			if from != "" && from != "template" && from != "replay" {
-				return fmt.Errorf("--from %q is not one of template, replay", from)
+			if from != "" && from != "auto" && from != "template" && from != "replay" {
+				return fmt.Errorf("--from %q is not one of auto, template, replay", from)
 			}
 			p, err := w.provisioning(ctx, req.Server)
 			if err != nil {
@@ -89,7 +89,7 @@ after the first tenant with a new set of migrations, or by --prepare.
 	flags.StringArrayVar(&labelFlags, "label", nil, "`label=value` to choose tenants by")
 	flags.StringVar(&req.Server, "server", "", "server of skein.yaml to make it on (default provisioning.server, or the only one)")
 	flags.StringVar(&req.Tenant.ID, "id", "", "the tenant's id (default a new one)")
-	flags.StringVar(&from, "from", "", "template or replay (default provisioning.from)")
+	flags.StringVar(&from, "from", "", "auto, template or replay (default provisioning.from)")
 	flags.BoolVar(&prepare, "prepare", false, "make the template, and no tenant")
 	flags.BoolVar(&asJSON, "json", false, "one JSON object on standard output")
 	flags.SortFlags = false
@@ -129,7 +129,7 @@ func (w *workspace) provisioning(ctx context.Context, name string) (*provisioner
 	p := &provisioner{w: w, server: name, admin: server.Target}
 	p.Provisioning = skein.NewProvisioning(engine, set, journal, skein.ProvisioningOptions{
 		Project:     w.project(),
-		Origin:      skein.Origin(w.cfg.Provisioning.From),
+		Origin:      skein.Origin(strings.TrimPrefix(w.cfg.Provisioning.From, "auto")),
 		LockWait:    w.cfg.Limits.LockWait,
 		Knex:        w.knexRunner(),
 		KnexHistory: w.cfg.Migrations.KnexHistory,
@@ -242,7 +242,7 @@ func (a *app) provision(ctx context.Context, p *provisioner, req skein.Provision
 		}
 		fmt.Fprintln(a.Out)
 	}
-	if out.Origin == skein.FromReplay && !out.Already && p.w.cfg.Provisioning.From == "template" {
+	if out.Origin == skein.FromReplay && !out.Already && p.w.cfg.Provisioning.From != "replay" {
 		a.prepareNext(ctx, p)
 	}
 	return nil

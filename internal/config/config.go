@@ -128,7 +128,7 @@ type Provisioning struct {
 	// Database, Schema and User are names with {slug} in them. With Schema,
 	// tenants are schemas of the server's database.
 	Database, Schema, User string
-	// From is template or replay.
+	// From is auto, template or replay.
 	From string
 }
 
@@ -415,7 +415,7 @@ func (c *Config) fill(f file, at lines, env Environment) error {
 	}
 
 	c.Provisioning = provisioning(f, at, &errs)
-	c.Provisioning.From = choice("SKEIN_PROVISIONING_FROM", "provisioning.from", f.Provisioning.From, "template", "replay")
+	c.Provisioning.From = choice("SKEIN_PROVISIONING_FROM", "provisioning.from", f.Provisioning.From, "auto", "template", "replay")
 
 	c.Limits = Limits{
 		Parallel:         number("SKEIN_PARALLEL", "limits.parallel", f.Limits.Parallel, 0),
