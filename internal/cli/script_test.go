@@ -57,6 +57,15 @@ func TestMain(m *testing.M) {
 //	modules DIR                gives a project Knex, the drivers and the loaders
 //	                           that knex/testdata/modules/package.json names
 func TestScripts(t *testing.T) {
+	first := ""
+	if raceDetector {
+		// What runs at once within a command has tests of its own.
+		bin := t.TempDir()
+		if out, err := exec.Command("go", "build", "-o", bin+"/", "./testdata/skein").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		first = bin + string(os.PathListSeparator)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "../../testdata/script",
 		UpdateScripts:       *update,
@@ -64,6 +73,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TZ", "UTC")
+			env.Setenv("PATH", first+env.Getenv("PATH"))
 			env.Values[stateKey{}] = &scriptState{
 				t:         env.T().(testing.TB),
 				databases: make(map[string]database),
