@@ -516,13 +516,10 @@ exports.down = () => {};
 func TestChildLivesOn(t *testing.T) {
 	t.Parallel()
 	n := newTenant(t, skein.SQLite)
-	p := newProject(t, map[string]string{
-		"knexfile.js": "module.exports = { client: 'better-sqlite3', useNullAsDefault: true };",
-		"migrations/tenant/1_a.js": `const { spawn } = require('child_process');
+	p := trap(t, `const { spawn } = require('child_process');
 exports.up = async () => { spawn('sleep', ['60'], { detached: true, stdio: 'inherit' }).unref(); };
 exports.down = () => {};
-`,
-	}, nil)
+`)
 	r := knex.New(&knex.Options{Dir: p.dir})
 	ended := make(chan error)
 	go func() {
@@ -543,10 +540,7 @@ exports.down = () => {};
 func TestKilledWhileLoading(t *testing.T) {
 	t.Parallel()
 	n := newTenant(t, skein.SQLite)
-	p := newProject(t, map[string]string{
-		"knexfile.js":              "module.exports = { client: 'better-sqlite3', useNullAsDefault: true };",
-		"migrations/tenant/1_a.js": "console.error('about to go');\nprocess.kill(process.pid, 'SIGKILL');\n",
-	}, nil)
+	p := trap(t, "console.error('about to go');\nprocess.kill(process.pid, 'SIGKILL');\n")
 	r := p.runner(nil)
 	got := p.migrate(r, n.Target, skein.PlanOptions{})
 	if got.Err == nil || !strings.Contains(got.Err.Error(), "signal: killed") {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -149,15 +148,7 @@ func (s *suite) rowsInKnex(t *testing.T, target skein.Target) [][]string {
 // too.
 func (s *suite) besideKnex(t *testing.T, target skein.Target, opts skein.PlanOptions, migrations ...*skein.Migration) {
 	t.Helper()
-	set, err := skein.NewSet(migrations)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := s.engine()
-	session := s.open(t, e, target)
-	defer func() { _ = session.Close() }()
-	m := skein.NewMigrator(e, set, 30*time.Second).WithKnexHistory(true)
-	r := m.Migrate(t.Context(), session, skein.Tenant{ID: "1", Slug: "acme", Target: target}, opts, nil, func(skein.Event) {})
+	r := s.migrate(t, target, opts, true, migrations)
 	if r.Err != nil {
 		t.Fatal(fmt.Errorf("%+v: %w", opts, r.Err))
 	}

@@ -23,6 +23,12 @@ func broken() *skein.Migration {
 // settle runs the migrator in a target with these migrations.
 func (s *suite) settle(t *testing.T, target skein.Target, opts skein.PlanOptions, migrations ...*skein.Migration) skein.Result {
 	t.Helper()
+	return s.migrate(t, target, opts, false, migrations)
+}
+
+// migrate is settle, with knexHistory as in skein.Migrator.WithKnexHistory.
+func (s *suite) migrate(t *testing.T, target skein.Target, opts skein.PlanOptions, knexHistory bool, migrations []*skein.Migration) skein.Result {
+	t.Helper()
 	set, err := skein.NewSet(migrations)
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +37,8 @@ func (s *suite) settle(t *testing.T, target skein.Target, opts skein.PlanOptions
 	session := s.open(t, e, target)
 	defer func() { _ = session.Close() }()
 	tenant := skein.Tenant{ID: "1", Slug: "acme", Target: target}
-	return skein.NewMigrator(e, set, 30*time.Second).Migrate(t.Context(), session, tenant, opts, nil, func(skein.Event) {})
+	m := skein.NewMigrator(e, set, 30*time.Second).WithKnexHistory(knexHistory)
+	return m.Migrate(t.Context(), session, tenant, opts, nil, func(skein.Event) {})
 }
 
 func wantRefusal(t *testing.T, r skein.Result, reason skein.Reason, msg string, hints ...string) {

@@ -221,7 +221,7 @@ func (s *session) Terminate(ctx context.Context, ids []string) error {
 
 // ClearKnexLock leaves one row in Knex's lock table, set to 0.
 func (s *session) ClearKnexLock(ctx context.Context) (bool, error) {
-	table := s.name + "." + quoteName(s.engine.opts.KnexTable+"_lock")
+	table := s.knexTable("_lock")
 	var cleared int64
 	err := s.flight(ctx, s.use()+"DELETE FROM "+table+" WHERE `index`>(SELECT first FROM (SELECT MIN(`index`) AS first FROM "+table+") x);SELECT ROW_COUNT();"+
 		"UPDATE "+table+" SET is_locked=0 WHERE is_locked<>0;SELECT ROW_COUNT()", func(_ []string, row []driver.Value) {

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/skeinhq/skein"
 )
@@ -32,36 +31,14 @@ func newKnexStatements(knex string) knexStatements {
 	}
 }
 
+const writingKnex = "write Knex's table"
+
 // RecordInKnex copies records to Knex's table.
 func (s *session) RecordInKnex(ctx context.Context, names []string) error {
-	return s.writeKnex(ctx, s.engine.sql.knex.create, s.engine.sql.knex.record, names)
+	return s.forEach(ctx, writingKnex, s.engine.sql.knex.create, s.engine.sql.knex.record, names)
 }
 
 // EraseInKnex deletes rows of Knex's table.
 func (s *session) EraseInKnex(ctx context.Context, names []string) error {
-	return s.writeKnex(ctx, nil, s.engine.sql.knex.erase, names)
-}
-
-// writeKnex runs statements before, and one for each name, in one transaction.
-func (s *session) writeKnex(ctx context.Context, before []string, each string, names []string) error {
-	err := s.renew(ctx)
-	if err == nil {
-		err = s.transaction(ctx, func() error {
-			for _, sql := range before {
-				if err := s.exec(ctx, sql); err != nil {
-					return err
-				}
-			}
-			for _, name := range names {
-				if err := s.exec(ctx, each, name); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("write Knex's table: %w", err)
-	}
-	return nil
+	return s.forEach(ctx, writingKnex, nil, s.engine.sql.knex.erase, names)
 }

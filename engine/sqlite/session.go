@@ -212,22 +212,29 @@ func (s *session) Erase(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
+	return s.forEach(ctx, "erase records", []string{createTable}, deleteRecord, names)
+}
+
+// forEach runs statements before, and one for each name, in one transaction.
+func (s *session) forEach(ctx context.Context, doing string, before []string, each string, names []string) error {
 	if err := s.renew(ctx); err != nil {
 		return err
 	}
 	err := s.transaction(ctx, func() error {
-		if err := s.exec(ctx, createTable); err != nil {
-			return err
+		for _, sql := range before {
+			if err := s.exec(ctx, sql); err != nil {
+				return err
+			}
 		}
 		for _, name := range names {
-			if err := s.exec(ctx, deleteRecord, name); err != nil {
+			if err := s.exec(ctx, each, name); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("erase records: %w", err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return nil
 }

@@ -309,10 +309,8 @@ func (r *textReport) changed(res skein.Result) string {
 
 func pastTense(r skein.Result) string {
 	switch {
-	case r.Plan.RecordOnly && r.Plan.Direction == skein.Down:
-		return "recorded as reverted"
 	case r.Plan.RecordOnly:
-		return "recorded as applied"
+		return "recorded" + recordedAs(r.Plan)
 	case r.Plan.Direction == skein.Down:
 		return "reverted"
 	}
